@@ -47,7 +47,10 @@ impl Source {
         if text.starts_with('\u{feff}') {
             text.drain(..'\u{feff}'.len_utf8());
         }
-        Arc::new(Self { name: name.into(), text })
+        Arc::new(Self {
+            name: name.into(),
+            text,
+        })
     }
 
     /// Line and column of a byte offset, both counted from 1, the column in characters.
@@ -56,7 +59,11 @@ impl Source {
         let line = self.line_at(offset);
         let offset = offset.min(self.text.len());
         let number = memchr::memchr_iter(b'\n', &self.text.as_bytes()[..line.start]).count() + 1;
-        let column = self.text[line.start..].char_indices().take_while(|(at, _)| line.start + at < offset).count() + 1;
+        let column = self.text[line.start..]
+            .char_indices()
+            .take_while(|(at, _)| line.start + at < offset)
+            .count()
+            + 1;
         (number, column)
     }
 
@@ -98,12 +105,22 @@ pub struct Diagnostic {
     pub location: Option<Location>,
     /// The path of the one router, service, middleware, transport or TLS option that an error spoils
     /// (`http.services.s`), when the rest of the file can still be used.
-    pub object: Option<String>,
+    pub object: Option<Box<str>>,
+    /// Whether the line holds a secret and is not shown.
+    pub secret: bool,
 }
 
 impl Diagnostic {
     fn new(severity: Severity, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity, message: message.into(), path: path.into(), help: None, location: None, object: None }
+        Self {
+            severity,
+            message: message.into(),
+            path: path.into(),
+            help: None,
+            location: None,
+            object: None,
+            secret: false,
+        }
     }
 
     /// An error at a configuration path.
@@ -134,7 +151,7 @@ impl Diagnostic {
 
     /// Narrows an error to one object.
     #[must_use]
-    pub fn spoiling(mut self, object: impl Into<String>) -> Self {
+    pub fn spoiling(mut self, object: impl Into<Box<str>>) -> Self {
         self.object = Some(object.into());
         self
     }
@@ -148,7 +165,10 @@ impl Diagnostic {
     /// For machines: `severity`, `message`, `path`, and `file`, `line`, `column`, `help` (null where unknown).
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let place = self.location.as_ref().map(|at| (at.source.name.as_str(), at.source.line_column(at.span.start)));
+        let place = self
+            .location
+            .as_ref()
+            .map(|at| (at.source.name.as_str(), at.source.line_column(at.span.start)));
         serde_json::json!({
             "severity": self.severity.as_str(),
             "message": self.message,
@@ -180,7 +200,12 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
     candidates
         .into_iter()
         .filter(|candidate| candidate.len() <= LONGEST)
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .filter(|(distance, candidate)| *distance <= (length.max(candidate.len()) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -222,7 +247,10 @@ mod tests {
             assert!(json.get(key).is_some(), "{key}");
         }
         let source = Source::new("f.yml", "a: 1\nb: 2");
-        let json = Diagnostic::error("b", "no").help("yes").at(Location { source, span: 8..9 }).to_json();
+        let json = Diagnostic::error("b", "no")
+            .help("yes")
+            .at(Location { source, span: 8..9 })
+            .to_json();
         assert_eq!(json["line"], 2);
         assert_eq!(json["column"], 4);
         assert_eq!(json["file"], "f.yml");

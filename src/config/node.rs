@@ -44,7 +44,12 @@ impl Node {
     /// A node whose size and height follow from its children.
     #[must_use]
     pub fn new(span: Range<usize>, value: Value) -> Self {
-        let mut node = Self { span, value, size: 1, height: 1 };
+        let mut node = Self {
+            span,
+            value,
+            size: 1,
+            height: 1,
+        };
         let (mut size, mut height) = (1_usize, 0);
         let mut count = |child: &Self| {
             size = size.saturating_add(child.size);
@@ -92,19 +97,31 @@ impl Node {
         let (mut node, mut span, mut rest) = (self, self.span.clone(), path);
         loop {
             if let Some(index) = rest.strip_prefix('[') {
-                let Some((number, after)) = index.split_once(']') else { break };
+                let Some((number, after)) = index.split_once(']') else {
+                    break;
+                };
                 let Value::Sequence(items) = &node.value else { break };
-                let Some(item) = number.parse::<usize>().ok().and_then(|n| items.get(n)) else { break };
+                let Some(item) = number.parse::<usize>().ok().and_then(|n| items.get(n)) else {
+                    break;
+                };
                 (node, span, rest) = (item, item.span.clone(), after);
                 continue;
             }
             let key = rest.strip_prefix('.').unwrap_or(rest);
-            let Some(entry) = node.entries().iter().filter(|e| begins_with(key, &e.key)).max_by_key(|e| e.key.len())
+            let Some(entry) = node
+                .entries()
+                .iter()
+                .filter(|e| begins_with(key, &e.key))
+                .max_by_key(|e| e.key.len())
             else {
                 break;
             };
             let leaf = matches!(entry.value.value, Value::Scalar(..));
-            span = if leaf { entry.value.span.clone() } else { entry.key_span.clone() };
+            span = if leaf {
+                entry.value.span.clone()
+            } else {
+                entry.key_span.clone()
+            };
             (node, rest) = (&entry.value, &key[entry.key.len()..]);
         }
         (span, path.len() - rest.len())
@@ -113,18 +130,24 @@ impl Node {
 
 /// Whether a path begins with a key, as a whole step.
 fn begins_with(path: &str, key: &str) -> bool {
-    path.get(..key.len()).is_some_and(|start| start.eq_ignore_ascii_case(key))
+    path.get(..key.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(key))
         && !key.is_empty()
         && matches!(path.as_bytes().get(key.len()), None | Some(b'.' | b'['))
 }
 
-/// A text cut to what a message can hold.
+/// A text of the file cut to what a message can hold.
 #[must_use]
 pub fn shorten(text: &str) -> String {
-    const LONGEST: usize = 60;
+    shorten_to(text, 60)
+}
+
+/// The first line of a text, and of that so many characters.
+#[must_use]
+pub fn shorten_to(text: &str, longest: usize) -> String {
     let first = text.lines().next().unwrap_or_default();
-    if first.chars().count() > LONGEST || first.len() < text.trim_end().len() {
-        first.chars().take(LONGEST).chain(['…']).collect()
+    if first.chars().count() > longest || first.len() < text.trim_end().len() {
+        first.chars().take(longest).chain(['…']).collect()
     } else {
         first.to_owned()
     }

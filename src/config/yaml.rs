@@ -28,7 +28,9 @@ const MOST_DUPLICATES: usize = 100;
 pub fn parse(source: &Arc<Source>) -> Result<Option<Node>, Vec<Diagnostic>> {
     if source.text.len() > LONGEST_TEXT {
         let message = format!("the file has {} bytes; {LONGEST_TEXT} are the most", source.text.len());
-        return Err(vec![Diagnostic::error("", message).help("split it: `providers.file.directory` reads many files")]);
+        return Err(vec![
+            Diagnostic::error("", message).help("split it: `providers.file.directory` reads many files"),
+        ]);
     }
     let mut builder = Builder::new(source);
     match builder.run() {
@@ -50,7 +52,12 @@ struct Open {
 
 enum Kind {
     Sequence(Vec<Arc<Node>>),
-    Mapping { entries: Vec<Entry>, merges: Vec<Arc<Node>>, seen: HashMap<String, Range<usize>>, key: Option<Key> },
+    Mapping {
+        entries: Vec<Entry>,
+        merges: Vec<Arc<Node>>,
+        seen: HashMap<String, Range<usize>>,
+        key: Option<Key>,
+    },
 }
 
 struct Key {
@@ -104,10 +111,23 @@ impl<'a> Builder<'a> {
                     let value = self.scalar(text.into_owned(), style, tag.as_deref(), &span)?;
                     self.value(Node::new(span, value), anchor)?;
                 }
-                Event::SequenceStart(anchor, _) => self.open(span, anchor, Kind::Sequence(Vec::new()))?,
-                Event::MappingStart(anchor, _) => {
+                Event::SequenceStart(anchor, tag) => {
+                    self.tag(tag.as_deref(), &span)?;
+                    self.open(span, anchor, Kind::Sequence(Vec::new()))?;
+                }
+                Event::MappingStart(anchor, tag) => {
+                    self.tag(tag.as_deref(), &span)?;
                     let (entries, merges) = (Vec::new(), Vec::new());
-                    self.open(span, anchor, Kind::Mapping { entries, merges, seen: HashMap::new(), key: None })?;
+                    self.open(
+                        span,
+                        anchor,
+                        Kind::Mapping {
+                            entries,
+                            merges,
+                            seen: HashMap::new(),
+                            key: None,
+                        },
+                    )?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => self.close()?,
             }
@@ -122,19 +142,24 @@ impl<'a> Builder<'a> {
         tag: Option<&Tag>,
         span: &Range<usize>,
     ) -> Result<Value, Diagnostic> {
-        let mut plain = style == ScalarStyle::Plain;
-        if let Some(tag) = tag {
-            if !tag.is_yaml_core_schema() && !(tag.handle == "!" && tag.suffix.is_empty()) {
-                return Err(self
-                    .error(span.clone(), format!("the tag `{tag}` is not understood"))
-                    .help("write the value without a tag"));
-            }
-            plain &= !matches!(tag.suffix.as_str(), "str" | "");
-        }
+        self.tag(tag, span)?;
+        let is_text = tag.is_some_and(|tag| matches!(tag.suffix.as_str(), "str" | ""));
+        let plain = style == ScalarStyle::Plain && !is_text;
         Ok(match text.as_str() {
             "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
             _ => Value::Scalar(text, plain),
         })
+    }
+
+    /// Refuses tags that YAML itself does not define.
+    fn tag(&self, tag: Option<&Tag>, span: &Range<usize>) -> Result<(), Diagnostic> {
+        match tag {
+            None => Ok(()),
+            Some(tag) if tag.is_yaml_core_schema() || tag.handle == "!" && tag.suffix.is_empty() => Ok(()),
+            Some(tag) => Err(self
+                .error(span.clone(), format!("the tag `{tag}` is not understood"))
+                .help("write the value without a tag")),
+        }
     }
 
     fn alias(&mut self, id: usize, span: Range<usize>) -> Result<(), Diagnostic> {
@@ -146,7 +171,10 @@ impl<'a> Builder<'a> {
         self.aliased = self.aliased.saturating_add(node.size);
         if self.aliased > MOST_ALIASED {
             return Err(self
-                .error(span, format!("the aliases of this file stand for more than {MOST_ALIASED} values"))
+                .error(
+                    span,
+                    format!("the aliases of this file stand for more than {MOST_ALIASED} values"),
+                )
                 .help("aliases of aliases multiply: write the values out"));
         }
         self.deep_enough(self.stack.len() + node.height, &span)?;
@@ -155,10 +183,20 @@ impl<'a> Builder<'a> {
 
     fn open(&mut self, span: Range<usize>, anchor: usize, kind: Kind) -> Result<(), Diagnostic> {
         self.deep_enough(self.stack.len() + 1, &span)?;
-        if let Some(Open { kind: Kind::Mapping { key: None, .. }, .. }) = self.stack.last() {
-            return Err(self.error(span, "a key must be a word, not a list or a section").help(TEMPLATE_OR_QUOTES));
+        if let Some(Open {
+            kind: Kind::Mapping { key: None, .. },
+            ..
+        }) = self.stack.last()
+        {
+            return Err(self
+                .error(span, "a key must be a word, not a list or a section")
+                .help(TEMPLATE_OR_QUOTES));
         }
-        self.stack.push(Open { start: span, anchor, kind });
+        self.stack.push(Open {
+            start: span,
+            anchor,
+            kind,
+        });
         Ok(())
     }
 
@@ -166,7 +204,9 @@ impl<'a> Builder<'a> {
         let open = self.stack.pop().expect("the parser ends only what it began");
         let value = match open.kind {
             Kind::Sequence(items) => Value::Sequence(items),
-            Kind::Mapping { mut entries, merges, .. } => {
+            Kind::Mapping {
+                mut entries, merges, ..
+            } => {
                 if !merges.is_empty() {
                     merge(&mut entries, &merges);
                 }
@@ -195,25 +235,36 @@ impl<'a> Builder<'a> {
             Kind::Sequence(items) => items.push(node),
             Kind::Mapping { key: slot @ None, .. } => {
                 let key = match &node.value {
-                    Value::Scalar(text, plain) => Key { text: text.clone(), merge: *plain && text == "<<", span },
-                    Value::Null => Key { text: self.source.text[node.span.clone()].trim().to_owned(), merge: false, span },
+                    Value::Scalar(text, plain) => Key {
+                        text: text.clone(),
+                        merge: *plain && text == "<<",
+                        span,
+                    },
+                    Value::Null => Key {
+                        text: self.source.text[node.span.clone()].trim().to_owned(),
+                        merge: false,
+                        span,
+                    },
                     Value::Sequence(_) | Value::Mapping(_) => {
                         return Err(self.error(span, "a key must be a word, not a list or a section"));
                     }
                 };
                 *slot = Some(key);
             }
-            Kind::Mapping { entries, merges, seen, key } => {
+            Kind::Mapping { entries, seen, key, .. } => {
                 let Some(key) = key.take() else { return Ok(()) };
                 if key.merge {
                     return self.merge_value(&node, span);
                 }
-                let _ = merges;
                 if let Some(first) = seen.get(&key.text).cloned() {
                     self.duplicate(&key, first);
                 } else {
                     seen.insert(key.text.clone(), key.span.clone());
-                    entries.push(Entry { key: key.text, key_span: key.span, value: node });
+                    entries.push(Entry {
+                        key: key.text,
+                        key_span: key.span,
+                        value: node,
+                    });
                 }
             }
         }
@@ -228,10 +279,17 @@ impl<'a> Builder<'a> {
         };
         if nodes.is_empty() || nodes.iter().any(|node| !matches!(node.value, Value::Mapping(_))) {
             return Err(self
-                .error(span, format!("`<<` takes a section or a list of sections, not {}", node.describe()))
+                .error(
+                    span,
+                    format!("`<<` takes a section or a list of sections, not {}", node.describe()),
+                )
                 .help("write `<<: *name`, with `&name` at a section above"));
         }
-        if let Some(Open { kind: Kind::Mapping { merges, .. }, .. }) = self.stack.last_mut() {
+        if let Some(Open {
+            kind: Kind::Mapping { merges, .. },
+            ..
+        }) = self.stack.last_mut()
+        {
             merges.extend(nodes);
         }
         Ok(())
@@ -244,41 +302,69 @@ impl<'a> Builder<'a> {
         let (line, _) = self.source.line_column(key.span.start);
         let (first_line, _) = self.source.line_column(first.start);
         let again = self
-            .error(key.span.clone(), format!("`{}` stands here again; it is in line {first_line} already", key.text))
+            .error(
+                key.span.clone(),
+                format!("`{}` stands here again; it is in line {first_line} already", key.text),
+            )
             .help("keep one of the two, or give one another name");
-        let before = self.error(first, format!("`{}` stands here first, and again in line {line}", key.text));
+        let before = self
+            .error(
+                first,
+                format!("`{}` stands here first, and again in line {line}", key.text),
+            )
+            .help("of two, Traefik and Gantry take neither");
         self.problems.extend([before, again]);
     }
 
     fn deep_enough(&self, depth: usize, span: &Range<usize>) -> Result<(), Diagnostic> {
         if depth <= DEEPEST {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(self.too_deep(span.clone()))
         }
-        Err(self
-            .error(span.clone(), format!("nested deeper than {DEEPEST} levels"))
-            .help("no configuration needs that: look for an indentation or a bracket gone wrong"))
+    }
+
+    fn too_deep(&self, span: Range<usize>) -> Diagnostic {
+        self.error(span, format!("nested deeper than {DEEPEST} levels"))
+            .help("no configuration needs that: look for an indentation or a bracket gone wrong")
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error("", message).at(Location { source: Arc::clone(self.source), span })
+        Diagnostic::error("", message).at(Location {
+            source: Arc::clone(self.source),
+            span,
+        })
     }
 
     /// The parser's own words, and what usually causes them.
     fn syntax(&self, marker: &Marker, info: &str) -> Diagnostic {
         let text = &self.source.text;
         let at = self.offsets.byte(marker.index()).min(text.len());
+        if info.contains("recursion limit") {
+            return self.too_deep(at..at);
+        }
         let line = self.source.line_at(at);
-        let blank_lead = text[line.clone()].bytes().take_while(|b| b" \t".contains(b)).collect::<Vec<_>>();
+        let blank_lead = text[line.clone()]
+            .bytes()
+            .take_while(|b| b" \t".contains(b))
+            .collect::<Vec<_>>();
         if let Some(tab) = blank_lead.iter().position(|byte| *byte == b'\t') {
             return self
-                .error(line.start + tab..line.start + tab + 1, "a tab in the indentation; YAML takes spaces only")
+                .error(
+                    line.start + tab..line.start + tab + 1,
+                    "a tab in the indentation; YAML takes spaces only",
+                )
                 .help("replace each tab by spaces");
         }
         let diagnostic = self.error(at..at, format!("not valid YAML: {info}"));
         let line = &text[line];
         let help = if text.contains("{{") {
             TEMPLATE
-        } else if info.contains("simple key") || info.contains("mapping values") || info.contains("':'") {
+        } else if info.contains("simple key")
+            || info.contains("expected key")
+            || info.contains("mapping values")
+            || info.contains("':'")
+        {
             "look at the indentation of this line and the one above; a text that holds `: ` needs quotes"
         } else if info.contains("quoted scalar") || info.contains("end of stream") || info.contains("eof") {
             "a quote or bracket is not closed"
@@ -296,7 +382,8 @@ impl<'a> Builder<'a> {
 /// What to do about `{{ … }}`.
 pub(super) const TEMPLATE: &str =
     "Go templates (`{{ … }}`) are known, not supported yet: write the values out, or render the file before";
-const TEMPLATE_OR_QUOTES: &str = "put a text that begins with { or [ into quotes; Go templates (`{{ … }}`) are known, not supported yet";
+const TEMPLATE_OR_QUOTES: &str =
+    "put a text that begins with { or [ into quotes; Go templates (`{{ … }}`) are known, not supported yet";
 
 /// Adds the entries of merged sections: what stands in the section itself wins, then what was merged first.
 fn merge(entries: &mut Vec<Entry>, merges: &[Arc<Node>]) {
@@ -331,8 +418,13 @@ impl<'a> Offsets<'a> {
         if self.marks.is_empty() {
             return index.min(self.text.len());
         }
-        let Some(start) = self.marks.get(index / Self::STEP) else { return self.text.len() };
-        self.text[*start..].char_indices().nth(index % Self::STEP).map_or(self.text.len(), |(at, _)| start + at)
+        let Some(start) = self.marks.get(index / Self::STEP) else {
+            return self.text.len();
+        };
+        self.text[*start..]
+            .char_indices()
+            .nth(index % Self::STEP)
+            .map_or(self.text.len(), |(at, _)| start + at)
     }
 
     fn range(&self, span: &Span) -> Range<usize> {

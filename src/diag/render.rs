@@ -14,21 +14,26 @@ const TAB: usize = 4;
 /// Writes one diagnostic, without a line break at its end.
 pub(super) fn diagnostic(diagnostic: &Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "{}: {}", diagnostic.severity.as_str(), Safe(&diagnostic.message))?;
+    let mut margin = 1;
     match &diagnostic.location {
-        Some(location) => snippet(location, f)?,
+        Some(location) => margin = snippet(location, diagnostic.secret, f)?,
         None if !diagnostic.path.is_empty() => write!(f, "\n  = at: {}", Safe(&diagnostic.path))?,
         None => {}
     }
     if let Some(help) = &diagnostic.help {
-        write!(f, "\n  = help: {}", Safe(help))?;
+        write!(f, "\n{:margin$} = help: {}", "", Safe(help))?;
     }
     Ok(())
 }
 
-fn snippet(location: &Location, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Writes the place and its line; returns the width of the line's number.
+fn snippet(location: &Location, secret: bool, f: &mut fmt::Formatter<'_>) -> Result<usize, fmt::Error> {
     let source = &location.source;
     let (line, column) = source.line_column(location.span.start);
     write!(f, "\n --> {}:{line}:{column}", Safe(&source.name))?;
+    if secret {
+        return Ok(1);
+    }
     let range = source.line_at(location.span.start);
     let text = &source.text[range.clone()];
     let start = location.span.start.clamp(range.start, range.end) - range.start;
@@ -37,14 +42,19 @@ fn snippet(location: &Location, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (shown, caret) = window(text, start, start + marked.len());
     let number = line.to_string();
     let margin = " ".repeat(number.len());
-    write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {caret}")
+    write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {caret}")?;
+    Ok(number.len())
 }
 
 /// The part of a line to show, and the line of carets below it. `start..end` are byte offsets in `text`.
 fn window(text: &str, start: usize, end: usize) -> (String, String) {
     let lead: usize = text[..start].chars().map(width).sum();
     let whole: usize = text.chars().map(width).sum();
-    let skip = if whole > WINDOW && lead > BEFORE { lead - BEFORE } else { 0 };
+    let skip = if whole > WINDOW && lead > BEFORE {
+        lead - BEFORE
+    } else {
+        0
+    };
     let (mut shown, mut caret) = (String::new(), String::new());
     if skip > 0 {
         shown.push('…');
@@ -112,7 +122,11 @@ impl fmt::Display for Safe<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
         for character in self.0.chars() {
-            f.write_char(if character.is_control() && character != '\n' { '\u{fffd}' } else { character })?;
+            f.write_char(if character.is_control() && character != '\n' {
+                '\u{fffd}'
+            } else {
+                character
+            })?;
         }
         Ok(())
     }
@@ -127,7 +141,10 @@ mod tests {
         let source = Source::new("f.yml", text);
         Diagnostic::error("p", "wrong")
             .help("mend it")
-            .at(Location { source, span: start..start + word.len() })
+            .at(Location {
+                source,
+                span: start..start + word.len(),
+            })
             .to_string()
     }
 
@@ -148,10 +165,14 @@ mod tests {
     #[test]
     fn an_empty_place_and_the_end_of_the_text_get_one_caret() {
         let source = Source::new("f.yml", "a:");
-        let text = Diagnostic::error("", "wrong").at(Location { source, span: 2..2 }).to_string();
+        let text = Diagnostic::error("", "wrong")
+            .at(Location { source, span: 2..2 })
+            .to_string();
         assert!(text.ends_with("1 | a:\n  |   ^"), "{text}");
         let source = Source::new("f.yml", "");
-        let text = Diagnostic::error("", "wrong").at(Location { source, span: 0..0 }).to_string();
+        let text = Diagnostic::error("", "wrong")
+            .at(Location { source, span: 0..0 })
+            .to_string();
         assert!(text.ends_with("1 | \n  | ^"), "{text}");
     }
 
@@ -162,14 +183,21 @@ mod tests {
         assert!(shown.lines().all(|line| line.chars().count() < 160), "{shown}");
         let lines: Vec<&str> = shown.lines().collect();
         let at = lines[4].find('^').unwrap();
-        assert!(lines[3].chars().skip(at).collect::<String>().starts_with("bad"), "{shown}");
+        assert!(
+            lines[3].chars().skip(at).collect::<String>().starts_with("bad"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let shown = show("a: \u{1b}[31mbad", "bad");
         assert!(!shown.contains('\u{1b}'), "{shown}");
-        assert!(!Diagnostic::error("\u{1b}", "a\u{7}b").to_string().contains(['\u{1b}', '\u{7}']));
+        assert!(
+            !Diagnostic::error("\u{1b}", "a\u{7}b")
+                .to_string()
+                .contains(['\u{1b}', '\u{7}'])
+        );
     }
 
     #[test]
