@@ -1,0 +1,104 @@
+//! `tls`: certificates and options of the TLS entry points.
+
+use std::collections::BTreeMap;
+
+settings! {
+    /// Certificates and options of the TLS entry points.
+    pub struct Tls [empty] {
+        /// Certificates to serve; chosen by the names they hold.
+        "certificates" => certificates: Vec<Certificate>;
+        /// Options by name; `default` holds where a router names none.
+        "options" => options: BTreeMap<String, TlsOptions>;
+        /// Stores by name; only `default` is used.
+        "stores" => stores: BTreeMap<String, TlsStore>;
+    }
+}
+
+settings! {
+    /// One certificate.
+    pub struct Certificate {
+        /// Certificate chain: a file's name or the PEM text itself. Needed.
+        "certFile" => cert_file: String;
+        /// Private key: a file's name or the PEM text itself. Needed.
+        "keyFile" => key_file: String;
+        /// Stores that hold it; only `default` is used for serving. Default: `default`.
+        "stores" => stores: Vec<String>;
+    }
+    check check_certificate;
+}
+
+settings! {
+    /// One store of certificates.
+    pub struct TlsStore {
+        /// Served when no other certificate fits. Default: a self-signed one.
+        "defaultCertificate" => default_certificate: Option<Certificate>;
+    }
+    unsupported {
+        "defaultGeneratedCert": "ACME is not built yet: give `defaultCertificate`";
+    }
+}
+
+settings! {
+    /// What is offered to clients in the handshake.
+    pub struct TlsOptions {
+        /// Lowest version. Default: `VersionTLS12`.
+        "minVersion" => min_version: Option<TlsVersion>;
+        /// Highest version. Default: the newest, 1.3.
+        "maxVersion" => max_version: Option<TlsVersion>;
+        /// Whether a name without a certificate is refused. Default: false.
+        "sniStrict" => sni_strict: bool;
+        /// Protocols in order of preference. Default: h2, http/1.1, acme-tls/1.
+        "alpnProtocols" => alpn_protocols: Vec<String> = ["h2", "http/1.1", "acme-tls/1"].map(str::to_owned).to_vec();
+        /// Client certificates.
+        "clientAuth" => client_auth: Option<ClientAuth> as NoClientCertOnly;
+    }
+    unsupported {
+        "cipherSuites": "rustls offers its safe suites only: leave the key out";
+        "curvePreferences": "rustls offers its safe groups only: leave the key out";
+        "disableSessionTickets": "leave the key out";
+    }
+    inert {
+        "preferServerCipherSuites": "Traefik ignores it too";
+    }
+    check check_tls_options;
+}
+
+choices! {
+    /// A version of TLS.
+    pub enum TlsVersion {
+        /// TLS 1.2.
+        #[default]
+        "VersionTLS12" => Tls12;
+        /// TLS 1.3.
+        "VersionTLS13" => Tls13;
+    }
+    unsupported {
+        "VersionTLS10": "it is broken; rustls speaks TLS 1.2 and 1.3: use `VersionTLS12`";
+        "VersionTLS11": "it is broken; rustls speaks TLS 1.2 and 1.3: use `VersionTLS12`";
+    }
+}
+
+settings! {
+    /// Client certificates (only `NoClientCert` is built so far).
+    pub struct ClientAuth {
+        /// Certificate authorities of the clients.
+        "caFiles" => ca_files: Vec<String>;
+        /// What is asked of clients. Default: `NoClientCert`.
+        "clientAuthType" => client_auth_type: ClientAuthType;
+    }
+}
+
+choices! {
+    /// What is asked of clients.
+    pub enum ClientAuthType {
+        /// Nothing.
+        #[default]
+        "NoClientCert" => NoClientCert;
+    }
+    unsupported {
+        "RequestClientCert": "client certificates are not built yet";
+        "RequireAnyClientCert": "client certificates are not built yet";
+        "VerifyClientCertIfGiven": "client certificates are not built yet";
+        "RequireAndVerifyClientCert": "client certificates are not built yet";
+    }
+}
