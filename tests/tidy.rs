@@ -38,8 +38,8 @@ const LAYERS: &[(&str, &str)] = &[
     // `listen/connection` hands a connection to `http/serve`, and that file tells a request's story, so it names all.
     ("listen", "units diag observe config runtime tls compile http"),
     ("http/serve", "units diag observe config runtime tls compile listen router middleware service upstream model"),
-    // The exchange holds what was chosen for it: router, server, permits.
-    ("http", "units diag observe config runtime tls compile listen router service"),
+    // The exchange holds what was chosen for it: router, server, connection, permits.
+    ("http", "units diag observe config runtime tls compile listen router service upstream"),
     ("router", "units diag observe config rule runtime compile listen http"),
     // A chain ends in a service.
     ("middleware", "units diag observe config runtime compile listen http router service"),
@@ -98,9 +98,6 @@ impl Source {
 
     /// The lines that ship, numbered from 1: without comments, and without the tests at the foot of the file.
     fn shipped(&self) -> Vec<(usize, &str)> {
-        if self.path.ends_with("/tests.rs") || self.path.contains("/tests/") {
-            return Vec::new();
-        }
         let lines: Vec<&str> = self.text.lines().collect();
         let is_foot = |index: &usize| {
             let mut after = lines[index + 1..].iter().skip_while(|line| line.starts_with("#["));
@@ -157,9 +154,21 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/")
 }
 
+/// The files of the crate, without those that are compiled for its tests only.
 fn crate_sources() -> Vec<Source> {
-    let sources = files("src", &[".rs"]);
+    let mut sources = files("src", &[".rs"]);
     assert!(sources.len() >= 20, "the crate's sources were not found");
+    let test_module = Regex::new(r"(?m)^#\[cfg\(test\)\]\n(?:#\[.*\n)*(?:pub(?:\([^)]*\))? )?mod (\w+);").unwrap();
+    let mut test_only = BTreeSet::new();
+    for source in &sources {
+        let folder = source.path.trim_end_matches(".rs");
+        test_only.extend(
+            test_module
+                .captures_iter(&source.text)
+                .map(|found| format!("{folder}/{}.rs", &found[1])),
+        );
+    }
+    sources.retain(|source| !test_only.contains(&source.path));
     sources
 }
 
