@@ -168,8 +168,14 @@ stage_demo() { GANTRY_BINARY=$target/release/gantry bash tests/demo.sh; }
 
 stage_container() { bash tests/container.sh; }
 
-# A trained model on a real volume
-stage_example() { GANTRY_BINARY=$(realpath "$target/release/gantry") bash examples/mri-segmentation/test.sh; }
+# A trained model on a real volume. setup.sh installs the model; e2e.py starts everything and checks it.
+stage_example() {
+    local example=examples/mri-segmentation python
+    bash "$example/setup.sh"
+    python=$example/.venv/bin/python
+    [ -x "$python" ] || python=$GANTRY_TEST_PYTHON
+    GANTRY_BINARY=$(realpath "$target/release/gantry") "$python" "$example/e2e.py"
+}
 
 # name, limit in seconds, title
 stages=(

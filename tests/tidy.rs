@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use regex::Regex;
@@ -445,6 +445,14 @@ fn yaml_blocks(text: &str) -> Vec<(usize, String)> {
     blocks
 }
 
+fn check(path: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gantry"))
+        .arg("check")
+        .arg(path)
+        .output()
+        .unwrap()
+}
+
 /// Everything that a reader may copy into a file of theirs is accepted by `gantry check`.
 #[test]
 fn every_configuration_that_we_show_passes_check() {
@@ -470,6 +478,9 @@ fn every_configuration_that_we_show_passes_check() {
         }
     }
     assert!(shown.len() >= 2, "no configuration was found");
+    let misspelt = folder.path().join("misspelt.yaml");
+    fs::write(&misspelt, "http:\n  routres: {}\n").unwrap();
+    assert!(!check(&misspelt).status.success(), "`gantry check` refuses nothing");
     let mut broken = Vec::new();
     for (name, path) in shown {
         let output = Command::new(env!("CARGO_BIN_EXE_gantry"))
