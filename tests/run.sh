@@ -81,6 +81,7 @@ stage_install() {
     if [ "${#packages[@]}" -gt 0 ]; then
         command -v apt-get >/dev/null || die "not a Debian machine; install these yourself: ${packages[*]}"
         echo "installing: ${packages[*]}"
+        as_root true
         apt_install "${packages[@]}"
         mapfile -t packages < <(missing_packages)
         [ "${#packages[@]}" = 0 ] || die "installed, and still not there: ${packages[*]}"
