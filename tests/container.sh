@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# With pipefail, a reader that stops early (head, grep -q) would make its writer's end a failure: read to the end.
 say() { printf '  %s\n' "$*"; }
 fail() {
     printf 'container: %s\n' "$*" >&2
@@ -26,7 +27,7 @@ if [ -z "$binary" ]; then
     binary=${CARGO_TARGET_DIR:-target}/$host/debug/gantry
 fi
 [ -x "$binary" ] || fail "$binary is not there"
-if readelf --program-headers "$binary" | grep -q INTERP || readelf --dynamic "$binary" | grep -q NEEDED; then
+if readelf --program-headers "$binary" | grep INTERP >/dev/null || readelf --dynamic "$binary" | grep NEEDED >/dev/null; then
     fail "$binary is not static"
 fi
 say "static binary: $(du -h "$binary" | cut -f1)"
@@ -86,7 +87,7 @@ podman run --detach --name "$model" "${limits[@]}" "${hardened[@]}" --network "c
     --volume "$work/model:/etc/model:ro" gantry-test run --configFile /etc/model/gantry.yaml >"$work/run.log" 2>&1 \
     || { cat "$work/run.log" >&2; fail "the model's container does not start"; }
 
-published() { podman port "$gateway" "$1/tcp" | head -n 1; }
+published() { podman port "$gateway" "$1/tcp" | awk 'NR == 1'; }
 web=$(published 8000)
 admin=$(published 8080)
 
@@ -100,7 +101,7 @@ get() {
 say "/ping on the admin entry point: OK"
 [ "$(get "$web/ping")" = OK ] || fail "the proxied request does not come back"
 say "a request through the gateway to the model server: OK"
-get "$admin/metrics" | grep -q '^# TYPE' || fail "/metrics is empty"
+get "$admin/metrics" | grep '^# TYPE' >/dev/null || fail "/metrics is empty"
 say "/metrics: $(get "$admin/metrics" | grep -c '^# TYPE') families"
 
 pid=$(podman inspect --format '{{.State.Pid}}' "$gateway")

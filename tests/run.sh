@@ -120,10 +120,10 @@ show_versions() {
     rustc --version
     printf 'traefik %s\n' "$("$GANTRY_TEST_TRAEFIK" version | awk '/^Version:/ { print $2 }')"
     nginx -v 2>&1
-    haproxy -v | head -n 1
-    promtool --version 2>&1 | head -n 1
+    haproxy -v | awk 'NR == 1'
+    promtool --version 2>&1 | awk 'NR == 1'
     podman --version
-    runc --version | head -n 1
+    runc --version | awk 'NR == 1'
 }
 
 # ---- the stages ----------------------------------------------------------------------------------------------------
