@@ -4,7 +4,7 @@
 //! a thread of its own and never waits for the control plane.
 
 mod reload;
-mod startup;
+pub(crate) mod startup;
 mod workers;
 
 use std::collections::BTreeMap;
