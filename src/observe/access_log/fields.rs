@@ -51,6 +51,9 @@ macro_rules! fields {
 
         /// The names that `accessLog.fields.names` may use.
         pub const FIELD_NAMES: &[&str] = &[$($text,)*];
+
+        /// The names as keys of a JSON object, each after a comma.
+        const JSON_KEYS: &[&str] = &[$(concat!(",\"", $text, "\":"),)*];
     };
 }
 
@@ -90,8 +93,9 @@ fields! {
 }
 
 impl Field {
-    pub(super) fn name(self) -> &'static str {
-        FIELD_NAMES[self as usize]
+    /// `,"Name":`
+    pub(super) fn json_key(self) -> &'static [u8] {
+        JSON_KEYS[self as usize].as_bytes()
     }
 }
 

@@ -23,12 +23,7 @@ pub(super) fn line(
     count: u64,
 ) {
     match format {
-        Format::Json => Json {
-            out,
-            fields,
-            empty: true,
-        }
-        .line(clock, entry, count),
+        Format::Json => Json { out, fields }.line(clock, entry, count),
         Format::Common | Format::GenericClf => Clf { out, fields }.line(clock, format, entry, count),
     }
     out.push(b'\n');
@@ -77,11 +72,11 @@ fn nanos(duration: std::time::Duration) -> u64 {
 struct Json<'a> {
     out: &'a mut Vec<u8>,
     fields: &'a Fields,
-    empty: bool,
 }
 
 impl Json<'_> {
     fn line(mut self, clock: &mut Clock, entry: &Entry<'_>, count: u64) {
+        let begin = self.out.len();
         self.client_and_sizes(entry);
         self.request(entry, count);
         self.service(entry);
@@ -99,8 +94,7 @@ impl Json<'_> {
             self.headers("downstream_", entry.response_headers);
         }
         self.text(Field::EntryPointName, entry.entry_point);
-        self.comma();
-        self.out.extend_from_slice(br#""level":"info","msg":"""#);
+        self.out.extend_from_slice(br#","level":"info","msg":"""#);
         if headers {
             self.headers("origin_", entry.origin.and_then(|origin| origin.headers));
             self.headers("request_", entry.request_headers);
@@ -108,6 +102,8 @@ impl Json<'_> {
         self.out.extend_from_slice(br#","time":""#);
         clock.rfc3339(self.out, entry.start + entry.duration);
         self.out.extend_from_slice(b"\"}");
+        // Each field began with a comma.
+        self.out[begin] = b'{';
     }
 
     fn client_and_sizes(&mut self, entry: &Entry<'_>) {
@@ -174,18 +170,11 @@ impl Json<'_> {
         if mode == Mode::Drop {
             return false;
         }
-        self.comma();
-        self.out.push(b'"');
-        self.out.extend_from_slice(field.name().as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(field.json_key());
         if mode == Mode::Redact {
             self.out.extend_from_slice(b"\"REDACTED\"");
         }
         mode == Mode::Keep
-    }
-
-    fn comma(&mut self) {
-        self.out.push(if std::mem::take(&mut self.empty) { b'{' } else { b',' });
     }
 
     fn text(&mut self, field: Field, value: &str) {
@@ -217,8 +206,7 @@ impl Json<'_> {
             if mode == Mode::Drop {
                 continue;
             }
-            self.comma();
-            self.out.push(b'"');
+            self.out.extend_from_slice(b",\"");
             self.out.extend_from_slice(prefix.as_bytes());
             canonical(self.out, name);
             self.out.extend_from_slice(b"\":\"");
