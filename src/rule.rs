@@ -27,6 +27,7 @@ pub mod needs;
 pub mod parser;
 pub mod path;
 pub mod query;
+pub mod suspicion;
 pub mod token;
 
 pub use host::{HostPattern, normalise_host};
