@@ -24,9 +24,11 @@ pub mod host;
 pub mod legacy;
 pub mod matcher;
 pub mod needs;
+pub mod normal;
 pub mod parser;
 pub mod path;
 pub mod query;
+pub mod suspicion;
 pub mod token;
 
 pub use host::{HostPattern, normalise_host};
@@ -173,7 +175,7 @@ impl Rule {
     /// The rule in a form in which two rules that differ only in spelling, quotes, blanks, parentheses, repetitions
     /// or the order of `&&` and `||` operands are equal. It is a valid rule itself.
     pub fn normalised(&self) -> String {
-        self.root.normalised()
+        normal::Normal::of(&self.root).to_string()
     }
 }
 
@@ -198,24 +200,6 @@ impl Expression {
             Self::Match { matcher, negated } => seen(matcher, *negated),
             Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.visit(seen)),
         }
-    }
-
-    fn normalised(&self) -> String {
-        let (parts, operator) = match self {
-            Self::Match { matcher, negated } => return format!("{}{matcher}", if *negated { "!" } else { "" }),
-            Self::All(parts) => (parts, " && "),
-            Self::Any(parts) => (parts, " || "),
-        };
-        let mut texts: Vec<String> = parts
-            .iter()
-            .map(|part| match (self, part) {
-                (Self::All(_), Self::Any(_)) => format!("({})", part.normalised()),
-                _ => part.normalised(),
-            })
-            .collect();
-        texts.sort_unstable();
-        texts.dedup();
-        texts.join(operator)
     }
 }
 

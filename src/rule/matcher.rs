@@ -7,7 +7,7 @@ use ::http::HeaderName;
 use ::http::header::HOST;
 use ipnet::IpNet;
 
-use super::{Facts, HostPattern, RuleError, RuleWarning, legacy, query};
+use super::{Facts, HostPattern, RuleError, RuleWarning, legacy, query, suspicion};
 use crate::units::net::parse_network;
 use crate::units::regex::GoRegex;
 
@@ -194,6 +194,24 @@ pub struct FieldName {
     name: Option<HeaderName>,
 }
 
+impl FieldName {
+    /// Reads any text; see the type for those that name nothing.
+    pub fn new(written: &str) -> Self {
+        let name = HeaderName::from_bytes(written.as_bytes())
+            .ok()
+            .filter(|name| *name != HOST);
+        Self {
+            written: written.to_ascii_lowercase(),
+            name,
+        }
+    }
+
+    /// Whether a request can have this header.
+    pub fn is_possible(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
 /// One matcher with its arguments, compiled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Matcher {
@@ -244,7 +262,7 @@ impl Matcher {
             let message = format!("`{{name:regexp}}` in `{}` is the syntax of Traefik v2", kind.name());
             return Err(first.error(message, Some(help)));
         }
-        suspicions(kind, first, second, warnings);
+        suspicion::note(kind, first, second, warnings);
         Ok(match (kind, second) {
             (Kind::Host, _) => Self::Host(HostPattern::parse(&first.value).map_err(|why| first.error(why, None))?),
             (Kind::HostRegexp, _) if !first.value.is_ascii() => {
@@ -255,8 +273,8 @@ impl Matcher {
             (Kind::PathPrefix, _) => Self::PathPrefix(absolute(kind, first)?),
             (Kind::PathRegexp, _) => Self::PathRegexp(first.regex()?),
             (Kind::Method, _) => Self::Method(first.value.to_uppercase()),
-            (Kind::Header, _) => Self::Header(field(first), value()),
-            (Kind::HeaderRegexp, Some(pattern)) => Self::HeaderRegexp(field(first), pattern.regex()?),
+            (Kind::Header, _) => Self::Header(FieldName::new(&first.value), value()),
+            (Kind::HeaderRegexp, Some(pattern)) => Self::HeaderRegexp(FieldName::new(&first.value), pattern.regex()?),
             (Kind::QueryRegexp, Some(pattern)) => Self::QueryRegexp(first.value.clone(), pattern.regex()?),
             (Kind::Query | Kind::QueryRegexp | Kind::HeaderRegexp, _) => Self::Query(first.value.clone(), value()),
             (Kind::ClientIp, _) => Self::ClientIp(parse_network(&first.value).map_err(|why| first.error(why, None))?),
@@ -289,16 +307,6 @@ impl Matcher {
 fn any_value(field: &FieldName, facts: &Facts<'_>, mut accept: impl FnMut(&[u8]) -> bool) -> bool {
     let Some(name) = &field.name else { return false };
     facts.headers.get_all(name).iter().any(|value| accept(value.as_bytes()))
-}
-
-fn field(argument: &Argument) -> FieldName {
-    let name = HeaderName::from_bytes(argument.value.as_bytes())
-        .ok()
-        .filter(|name| *name != HOST);
-    FieldName {
-        written: argument.value.to_ascii_lowercase(),
-        name,
-    }
 }
 
 fn absolute(kind: Kind, argument: &Argument) -> Result<String, RuleError> {
@@ -339,103 +347,6 @@ fn wrong_count(kind: Kind, arguments: &[Argument], span: Range<usize>) -> RuleEr
         span,
         help: Some(help),
     }
-}
-
-/// Notes arguments with which the matcher can never match, or not what was meant.
-fn suspicions(kind: Kind, first: &Argument, second: Option<&Argument>, warnings: &mut Vec<RuleWarning>) {
-    let value = first.value.as_str();
-    let mut warn = |message: String, help: Option<String>| {
-        warnings.push(RuleWarning {
-            message,
-            span: first.span.clone(),
-            help,
-        });
-    };
-    match kind {
-        Kind::Host if value.contains([':', '/', ' ', '?', '#', '@']) && !is_ipv6(value) => {
-            let help = "write the host name alone, without scheme, port and path".to_owned();
-            warn(format!("no host is ever equal to `{value}`"), Some(help));
-        }
-        Kind::HostRegexp if has_upper_case_literal(value) => {
-            let help = format!("write {}", legacy::quote(&value.to_ascii_lowercase()));
-            warn(
-                "hosts are lower-case when they are matched; this expression never matches".to_owned(),
-                Some(help),
-            );
-        }
-        Kind::Path | Kind::PathPrefix if value.contains(['?', '#']) => {
-            let help = "use Query(`name`, `value`) for the query".to_owned();
-            warn(
-                format!("a path never contains `?` or `#`: `{value}` never matches"),
-                Some(help),
-            );
-        }
-        Kind::Path | Kind::PathPrefix if legacy::has_placeholder(value) => {
-            warn(
-                format!("braces stand for themselves in `{}`", kind.name()),
-                Some(legacy::placeholder(kind, value)),
-            );
-        }
-        Kind::Path | Kind::PathPrefix if super::routing_path(value) != value => {
-            let decoded = super::routing_path(value);
-            let help = format!("write {}", legacy::quote(&decoded));
-            warn(
-                "paths are decoded before they are matched (but for reserved characters)".to_owned(),
-                Some(help),
-            );
-        }
-        Kind::Header | Kind::HeaderRegexp if field(first).name.is_none() => {
-            let help = value
-                .eq_ignore_ascii_case("host")
-                .then(|| "use the Host matcher".to_owned());
-            warn(
-                format!("`{value}` is not a header of a request; this never matches"),
-                help,
-            );
-        }
-        Kind::Query | Kind::QueryRegexp if second.is_none() => {
-            if let Some((name, value)) = value.split_once('=') {
-                let help = format!("write Query({}, {})", legacy::quote(name), legacy::quote(value));
-                warn(
-                    "with one argument the value must be empty, and `=` is part of the name".to_owned(),
-                    Some(help),
-                );
-            }
-        }
-        _ => {}
-    }
-}
-
-fn is_ipv6(value: &str) -> bool {
-    value
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<std::net::Ipv6Addr>()
-        .is_ok()
-}
-
-/// Whether an upper-case letter stands for itself in the expression; conservative: groups with flags or names and
-/// classes are not looked into.
-fn has_upper_case_literal(pattern: &str) -> bool {
-    if pattern.contains("(?") {
-        return false;
-    }
-    let mut in_class = false;
-    let mut characters = pattern.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => match characters.next() {
-                Some('Q' | 'p' | 'P' | 'x') => return false,
-                _ => continue,
-            },
-            '[' => in_class = true,
-            ']' => in_class = false,
-            '|' => return false,
-            _ if c.is_ascii_uppercase() && !in_class => return true,
-            _ => {}
-        }
-    }
-    false
 }
 
 /// The canonical spelling, which parses back to the same matcher.

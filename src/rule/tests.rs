@@ -444,6 +444,11 @@ fn normalised_rules_are_equal_when_they_differ_in_spelling_only() {
         ("Host(`A.com`)&&Path(\"/\")", "( Path(`/`) ) && host(`a.com.`)"),
         ("Host(`a`) || Host(`b`) || Host(`a`)", "Host(`b`) || Host(`a`)"),
         ("!(Host(`a`) || Path(`/`))", "!Path(`/`) && !Host(`a`)"),
+        ("Host(`a`) && (Path(`/`) || Path(`/`))", "Path(`/`) && Host(`a`)"),
+        (
+            "Host(`a`) && (Path(`/`) && Path(`/b`) || Path(`/b`) && Path(`/`))",
+            "Path(`/`) && Path(`/b`) && Host(`a`)",
+        ),
         ("Method(`get`)", "METHOD(`GET`)"),
         ("ClientIP(`::ffff:10.0.0.1`)", "ClientIP(`10.0.0.1/32`)"),
         ("QueryRegexp(`k`)", "Query(`k`)"),
