@@ -4,6 +4,7 @@
 //! a thread of its own and never waits for the control plane.
 
 mod reload;
+mod observe_options;
 pub(crate) mod startup;
 mod workers;
 
@@ -65,10 +66,10 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     let started = startup::prepare(options.settings)?;
     let mut signals = Signals::new()?;
     let mut provider = started.provider;
-    let (reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
-    let mut reloader = reloader;
+    let (mut reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
     let listeners = startup::listen(reloader.context(), count)?;
-    let mut workers = Workers::start(count, listeners, reloader.context(), reloader.publish(compiled), started.access_log.as_ref())?;
+    let snapshot = reloader.publish(compiled);
+    let mut workers = Workers::start(count, listeners, reloader.context(), snapshot, started.access_log.as_ref())?;
     tracing::info!(target: LIFECYCLE, version = env!("CARGO_PKG_VERSION"), workers = count, "Gantry serves");
 
     let (sender, mut events) = mpsc::channel(1);

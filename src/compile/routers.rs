@@ -271,8 +271,9 @@ impl<'a> Compiler<'a> {
                     .iter()
                     .filter(|r| r.entry_points.contains(&entry_point.index) && r.settings.tls.is_some() == secure)
                     .collect();
-                let rules: Vec<(&Rule, i64)> = here.iter().map(|r| (&*r.rule, r.priority)).collect();
-                for (hidden, by) in shadowed(&rules) {
+                let entry = |r: &&Ready<'a>| Entry { rule: Arc::clone(&r.rule), priority: r.priority, value: () };
+                let entries: Vec<Entry<()>> = here.iter().map(entry).collect();
+                for (hidden, by) in shadowed(&entries) {
                     let (hidden, by) = (here[hidden], here[by]);
                     let warning = Diagnostic::warning(
                         format!("{}.rule", hidden.path),

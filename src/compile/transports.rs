@@ -69,7 +69,7 @@ fn one(
         n if n < 0 => None,
         n => Some(n),
     };
-    let identity = format!("{settings:?} {}", tls.identity());
+    let identity = format!("{settings:?} {:?}", tls.fingerprint());
     Some(Arc::new(Transport {
         dial_timeout: timeouts.dial_timeout,
         response_header_timeout: timeouts.response_header_timeout,

@@ -129,7 +129,7 @@ impl Exchange {
             status: 0,
             bytes_out: 0,
             complete: false,
-            method: MethodLabel::default(),
+            method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::default(),
             model_run: None,
             active: None,

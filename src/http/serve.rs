@@ -63,7 +63,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref());
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
-        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::WebSocket,
+        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,
         _ => ProtocolLabel::of(&parts.headers),
     };
 

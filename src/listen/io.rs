@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use crate::tls::server::ServerStream;
 
 use super::connection::ConnState;
 
@@ -25,7 +25,7 @@ pub enum Socket {
     /// Clear text.
     Plain(TcpStream),
     /// TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ServerStream<TcpStream>>),
 }
 
 /// A client's socket that tells its [`ConnState`] what happens.

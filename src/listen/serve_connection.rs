@@ -74,15 +74,16 @@ async fn run(
     let greeting = greeting(&tcp).await?;
     let (socket, tls) = match greeting {
         Greeting::Tls => {
+            let local = tcp.local_addr().ok().map(|a| a.ip().to_canonical());
             let snapshot = worker.snapshot();
             let plan = &snapshot.entry_points[entry_point.index];
-            let (stream, info) = plan.tls.accept(tcp).await.map_err(io::Error::other)?;
+            let (stream, info) = plan.tls.accept(tcp, local).await.map_err(io::Error::other)?;
             (Socket::Tls(Box::new(stream)), Some(info))
         }
         Greeting::Http1 | Greeting::Http2 => (Socket::Plain(tcp), None),
     };
     let multiplexed = match &tls {
-        Some(info) => info.alpn == Alpn::Http2,
+        Some(info) => info.alpn == Alpn::H2,
         None => matches!(greeting, Greeting::Http2),
     };
     let info = Rc::new(connection_info(entry_point, peer, tls));

@@ -20,6 +20,7 @@ use super::load_balancer::LoadBalancer;
 use super::server::{Health, Scheme, Server};
 use crate::config::dynamic::HealthCheck;
 use crate::observe::metrics::Metrics;
+use crate::tls::server::Alpn;
 use crate::upstream::dns::Dns;
 
 /// Most redirects that a check follows, as Go's client does.
@@ -187,8 +188,8 @@ impl Check {
             match TcpStream::connect((ip, port)).await {
                 Ok(tcp) if secure => {
                     let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let tls = self.server.transport.tls.connect(tcp, bare).await.map_err(|e| text(&e))?;
-                    let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let (tls, alpn) = self.server.transport.tls.connect(tcp, bare, false).await.map_err(|e| text(&e))?;
+                    let h2 = alpn == Alpn::H2;
                     return self.send(TokioIo::new(tls), uri, h2).await;
                 }
                 Ok(tcp) => return self.send(TokioIo::new(tcp), uri, h2c).await,

@@ -9,6 +9,7 @@ use super::stream::Stream;
 use crate::http::worker::Worker;
 use crate::listen::deadline::within;
 use crate::service::server::{Scheme, Server};
+use crate::tls::server::Alpn;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -33,25 +34,26 @@ pub struct Dialled {
     pub http2: bool,
 }
 
-/// Connects to `server` within its transport's `dialTimeout`.
+/// Connects to `server` within its transport's `dialTimeout`. `http1_only`: the request asks for an upgrade, which
+/// HTTP/2 has none of.
 ///
 /// # Errors
 /// See [`DialError`].
-pub async fn dial(worker: &Worker, server: &Server) -> Result<Dialled, DialError> {
-    within(&worker.deadlines, server.transport.dial_timeout, connect(worker, server))
+pub async fn dial(worker: &Worker, server: &Server, http1_only: bool) -> Result<Dialled, DialError> {
+    within(&worker.deadlines, server.transport.dial_timeout, connect(worker, server, http1_only))
         .await
         .unwrap_or(Err(DialError::Timeout))
 }
 
-async fn connect(worker: &Worker, server: &Server) -> Result<Dialled, DialError> {
+async fn connect(worker: &Worker, server: &Server, http1_only: bool) -> Result<Dialled, DialError> {
     let tcp = connect_tcp(worker, server).await?;
     match server.scheme {
         Scheme::Http => Ok(Dialled { stream: Stream::Plain(tcp), http2: false }),
         Scheme::H2c => Ok(Dialled { stream: Stream::Plain(tcp), http2: true }),
         Scheme::Https => {
-            let tls = server.transport.tls.connect(tcp, &server.host).await.map_err(|e| DialError::Tls(e.to_string()))?;
-            let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-            Ok(Dialled { stream: Stream::Tls(Box::new(tls)), http2 })
+            let connected = server.transport.tls.connect(tcp, &server.host, http1_only).await;
+            let (tls, alpn) = connected.map_err(|e| DialError::Tls(e.to_string()))?;
+            Ok(Dialled { stream: Stream::Tls(Box::new(tls)), http2: alpn == Alpn::H2 })
         }
     }
 }

@@ -105,7 +105,8 @@ async fn exchange_with(
     exchange: &mut Exchange,
 ) -> Result<Response, ForwardError> {
     let pools = &exchange.worker.pools;
-    if let Some(sender) = pools.http2(server) {
+    let shared = if exchange.upgrade.is_none() { pools.http2(server) } else { None };
+    if let Some(sender) = shared {
         return http2::send(sender, balancer, server, parts, body, exchange).await;
     }
     let wire = match pools.take(server) {
@@ -127,7 +128,7 @@ enum Fresh {
 }
 
 async fn fresh(server: &Server, exchange: &Exchange) -> Result<Fresh, ForwardError> {
-    let Dialled { stream, http2 } = dial(&exchange.worker, server).await?;
+    let Dialled { stream, http2 } = dial(&exchange.worker, server, exchange.upgrade.is_some()).await?;
     Ok(if http2 { Fresh::Http2(stream) } else { Fresh::Http1(Box::new(Wire::new(stream))) })
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use crate::tls::client::ClientStream;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub enum Stream {
     /// Clear text.
     Plain(TcpStream),
     /// TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ClientStream<TcpStream>>),
 }
 
 impl Stream {
@@ -31,10 +31,10 @@ impl Stream {
     pub fn is_silent(&mut self) -> bool {
         let tcp = match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_mut().0,
+            Self::Tls(stream) => stream.get_mut().0.get_mut(),
         };
-        let cx = Context::from_waker(std::task::Waker::noop());
-        if tcp.poll_read_ready(&cx).is_pending() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        if tcp.poll_read_ready(&mut cx).is_pending() {
             return true;
         }
         let mut byte = [0];
