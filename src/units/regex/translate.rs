@@ -395,5 +395,4 @@ fn count(text: &str, from: usize) -> Option<(u32, usize)> {
 }
 
 #[cfg(test)]
-#[path = "translate_tests.rs"]
 mod tests;
