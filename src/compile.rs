@@ -3,7 +3,7 @@
 //! An object with an error disables the routers that use it, and them alone. The same code serves the gateway and
 //! `gantry check`.
 
-mod entry_points;
+pub(crate) mod entry_points;
 mod names;
 mod routers;
 mod services;

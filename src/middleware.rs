@@ -3,7 +3,19 @@
 //! A middleware is one file here and one line in [`registry`]. It is built once per router at compile time, holds
 //! nothing that must survive a reload (that lives in [`Runtime`]), and runs around the rest of the chain.
 
+pub mod add_prefix;
+pub mod basic_auth;
+pub mod buffering;
+pub mod chain;
+pub mod headers;
+pub mod in_flight_req;
+pub mod ip_allow_list;
+pub mod path;
+pub mod rate_limit;
+pub mod redirect_scheme;
 pub mod registry;
+pub mod source;
+pub mod strip_prefix;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::Context;
 use super::routers::Plan;
 use super::snapshot::RouterPlan;
-use crate::config::static_config::Static;
+use crate::config::static_config::{RedirectEntryPoint, Static};
 use crate::listen::entry_point::EntryPoint;
-use crate::middleware::{Middleware, redirect_scheme};
+use crate::middleware::Middleware;
+use crate::middleware::redirect_scheme::{RedirectScheme, entry_point_port};
 use crate::router::Entry;
 use crate::rule;
 use crate::service::{Internal, Service};
@@ -45,19 +46,34 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
     }
     let redirection = settings.entry_points.get(&entry_point.name).and_then(|e| e.http.redirections.as_ref());
     if let Some(to) = redirection.and_then(|r| r.entry_point.as_ref()) {
-        let port = match to.to.strip_prefix(':') {
-            Some(port) => port.to_owned(),
-            None => {
-                let target = context.entry_points.iter().find(|e| e.name == to.to);
-                let address = target.map(|t| t.address.as_str()).unwrap_or_default();
-                address.rsplit(':').next().unwrap_or_default().to_owned()
-            }
-        };
-        let redirect = redirect_scheme::to_entry_point(&to.scheme, &port, to.permanent);
+        let Some(redirect) = redirect(context, to) else { return };
         let name = format!("{}-to-{}@internal", entry_point.name, to.to.trim_start_matches(':'));
         let noop = Service::Internal(Internal::Noop);
-        add(plan, &name, "HostRegexp(`^.+$`)", to.priority, vec![redirect], &noop);
+        add(plan, &name, "HostRegexp(`^.+$`)", to.priority, vec![Arc::new(redirect)], &noop);
     }
+}
+
+/// The redirection that an entry point asks for. The start has checked that there is one.
+fn redirect(context: &Context, to: &RedirectEntryPoint) -> Option<RedirectScheme> {
+    let port_of = |name: &str| {
+        let target = context.entry_points.iter().find(|e| e.name == name)?;
+        target.address.rsplit(':').next()?.parse().ok()
+    };
+    let port = entry_point_port(&to.to, port_of).ok()?;
+    RedirectScheme::new(&to.scheme, &port.to_string(), to.permanent).ok()
+}
+
+/// What is wrong with the redirections of the entry points.
+pub(crate) fn redirection_error(context: &Context) -> Option<String> {
+    context.settings.entry_points.iter().find_map(|(name, entry_point)| {
+        let to = entry_point.http.redirections.as_ref()?.entry_point.as_ref()?;
+        let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
+        let error = match entry_point_port(&to.to, |name| known(name).then_some(1)) {
+            Err(error) => error,
+            Ok(_) => return RedirectScheme::new(&to.scheme, "", to.permanent).err().map(|e| format!("entryPoints.{name}.http.redirections.entryPoint: {e}")),
+        };
+        Some(format!("entryPoints.{name}.http.redirections.entryPoint.to: {error}"))
+    })
 }
 
 fn add(

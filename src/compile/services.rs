@@ -45,7 +45,7 @@ pub(super) fn build(
     let mut builder =
         Builder { context, services: &dynamic.http.services, transports, built: BTreeMap::new(), path: Vec::new(), diagnostics };
     for name in dynamic.http.services.keys() {
-        builder.service(name);
+        let _ = builder.service(name);
     }
     let internal = BTreeMap::from([
         ("ping", Service::Internal(Internal::Ping(Arc::clone(&context.ping)))),

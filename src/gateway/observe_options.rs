@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::static_config::{AccessLog, AccessLogFormat, FieldMode, Log, LogFormat, Prometheus};
+use crate::config::static_config::{AccessLog, AccessLogFormat, FieldMode, Log, LogFormat, LogLevel, Prometheus};
 use crate::observe::access_log::{AccessLogOptions, FieldOptions, FilterOptions, Format, Mode};
 use crate::observe::log::{Format as LinesFormat, LogOptions};
 use crate::observe::metrics::MetricsOptions;
@@ -14,7 +14,8 @@ fn file(path: &str) -> Option<PathBuf> {
 impl From<&Log> for LogOptions {
     fn from(log: &Log) -> Self {
         Self {
-            level: log.level.map(|level| level.as_str().to_owned()),
+            // At the default level the lines of the life cycle are shown too.
+            level: (log.level != LogLevel::default()).then(|| log.level.as_str().to_owned()),
             format: match log.format {
                 LogFormat::Common => LinesFormat::Common,
                 LogFormat::Json => LinesFormat::Json,

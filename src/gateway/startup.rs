@@ -9,6 +9,7 @@ use ::http::HeaderValue;
 use super::Listeners;
 use crate::admin::ping::Ping;
 use crate::compile::Context;
+use crate::compile::entry_points::redirection_error;
 use crate::config::static_config::{EntryPoint as Settings, FileProvider as FileSettings, Static};
 use crate::listen::entry_point::EntryPoint;
 use crate::listen::socket;
@@ -63,14 +64,18 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
     });
     let entry_points = entry_points.collect::<anyhow::Result<Vec<_>>>()?;
     let ping = Ping::new(settings.ping.as_ref().map_or(503, |p| p.terminating_status_code));
-    Ok(Context {
+    let context = Context {
         settings,
         entry_points,
         runtime: Runtime::new(),
         metrics,
         tls: TlsCache::new(),
         ping: Arc::new(ping),
-    })
+    };
+    match redirection_error(&context) {
+        Some(error) => anyhow::bail!("error: {error}\n  = help: name an entry point of this file, or a port as `:8443`"),
+        None => Ok(context),
+    }
 }
 
 /// Adds the entry points that Traefik adds: `http` where there is none, `traefik` where ping or metrics want it.
