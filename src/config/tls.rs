@@ -45,21 +45,22 @@ settings! {
 settings! {
     /// What is offered to clients in the handshake.
     pub struct TlsOptions {
-        /// Lowest version. Default: `VersionTLS12`.
+        /// Lowest version; below `VersionTLS12` means `VersionTLS12`, with a warning. Default: `VersionTLS12`.
         "minVersion" => min_version: Option<TlsVersion>;
         /// Highest version. Default: the newest, 1.3.
         "maxVersion" => max_version: Option<TlsVersion>;
+        /// Cipher suites of TLS 1.2 by their IANA names; those of TLS 1.3 are always offered. Default: all that are safe.
+        "cipherSuites" => cipher_suites: Vec<String>;
+        /// Groups for the key exchange. Default: X25519MLKEM768, X25519, CurveP256, CurveP384.
+        "curvePreferences" => curve_preferences: Vec<String>;
         /// Whether a name without a certificate is refused. Default: false.
         "sniStrict" => sni_strict: bool;
         /// Protocols in order of preference. Default: h2, http/1.1, acme-tls/1.
         "alpnProtocols" => alpn_protocols: Vec<String> = ["h2", "http/1.1", "acme-tls/1"].map(str::to_owned).to_vec();
+        /// Whether sessions are never resumed. Default: false.
+        "disableSessionTickets" => disable_session_tickets: bool;
         /// Client certificates.
         "clientAuth" => client_auth: Option<ClientAuth> as NoClientCertOnly;
-    }
-    unsupported {
-        "cipherSuites": "rustls offers its safe suites only: leave the key out";
-        "curvePreferences": "rustls offers its safe groups only: leave the key out";
-        "disableSessionTickets": "leave the key out";
     }
     inert {
         "preferServerCipherSuites": "Traefik ignores it too";
@@ -70,15 +71,15 @@ settings! {
 choices! {
     /// A version of TLS.
     pub enum TlsVersion {
+        /// TLS 1.0: known, never spoken.
+        "VersionTLS10" => Tls10;
+        /// TLS 1.1: known, never spoken.
+        "VersionTLS11" => Tls11;
         /// TLS 1.2.
         #[default]
         "VersionTLS12" => Tls12;
         /// TLS 1.3.
         "VersionTLS13" => Tls13;
-    }
-    unsupported {
-        "VersionTLS10": "it is broken; rustls speaks TLS 1.2 and 1.3: use `VersionTLS12`";
-        "VersionTLS11": "it is broken; rustls speaks TLS 1.2 and 1.3: use `VersionTLS12`";
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::tls::TlsVersion;
+
 settings! {
     /// How Gantry connects to servers.
     pub struct ServersTransport {
@@ -11,6 +13,14 @@ settings! {
         "insecureSkipVerify" => insecure_skip_verify: bool;
         /// Certificate authorities, each a file's name or the PEM text itself. Default: those of the system.
         "rootCAs" => root_cas: Vec<String>;
+        /// Certificates to show to servers that ask for one.
+        "certificates" => certificates: Vec<CertificatePair>;
+        /// Cipher suites of TLS 1.2 by their IANA names; those of TLS 1.3 are always offered. Default: all that are safe.
+        "cipherSuites" => cipher_suites: Vec<String>;
+        /// Lowest version of TLS; below `VersionTLS12` means `VersionTLS12`, with a warning. Default: `VersionTLS12`.
+        "minVersion" => min_version: Option<TlsVersion>;
+        /// Highest version of TLS. Default: the newest, 1.3.
+        "maxVersion" => max_version: Option<TlsVersion>;
         /// Idle connections kept for each server and worker; 0 means the default (Traefik: 2 here, 200 in the static
         /// `serversTransport`), negative means that no connection is used twice.
         "maxIdleConnsPerHost" => max_idle_conns_per_host: i64;
@@ -20,10 +30,6 @@ settings! {
         "forwardingTimeouts" => forwarding_timeouts: ForwardingTimeouts;
     }
     unsupported {
-        "certificates": "client certificates are not built yet";
-        "cipherSuites": "rustls offers its safe suites only: leave the key out";
-        "minVersion": "TLS 1.2 and 1.3 are offered: leave the key out";
-        "maxVersion": "TLS 1.2 and 1.3 are offered: leave the key out";
         "peerCertURI": "`serverName` names what the certificate must hold";
         "spiffe": "`rootCAs` and `serverName` check the server";
     }
