@@ -36,11 +36,18 @@ pub fn build(config: &Config, _context: &mut BuildContext<'_>) -> Result<Arc<dyn
     )?))
 }
 
-/// The middleware behind `http.redirections.entryPoint`; `port` is that of the entry point that `to` names, or the
-/// one that it says itself (`:8443`).
-#[must_use]
-pub fn to_entry_point(scheme: &str, port: &str, permanent: bool) -> Arc<dyn Middleware> {
-    Arc::new(RedirectScheme::unchecked(scheme, port, permanent))
+/// The port that `http.redirections.entryPoint.to` means: `:8443`, or the name of an entry point, whose port
+/// `port_of` knows.
+///
+/// # Errors
+/// `to` is neither.
+pub fn entry_point_port(to: &str, port_of: impl FnOnce(&str) -> Option<u16>) -> Result<u16, String> {
+    match to.strip_prefix(':') {
+        Some(port) => port
+            .parse()
+            .map_err(|_| format!("`{to}` is no port; write it as `:8443`")),
+        None => port_of(to).ok_or_else(|| format!("there is no entry point `{to}`")),
+    }
 }
 
 impl RedirectScheme {
@@ -61,17 +68,13 @@ impl RedirectScheme {
         if !port.is_empty() && port.parse::<u16>().is_err() {
             return Err(wrong("port", format!("`{port}` is no port")));
         }
-        Ok(Self::unchecked(scheme, port, permanent))
-    }
-
-    fn unchecked(scheme: &str, port: &str, permanent: bool) -> Self {
         let scheme = scheme.to_ascii_lowercase();
         let port = own_port(&scheme, Some(port).filter(|port| !port.is_empty())).map(str::to_owned);
-        Self {
+        Ok(Self {
             scheme,
             port,
             permanent,
-        }
+        })
     }
 
     /// Where the request should have gone; `None` when it is right where it is.
@@ -234,5 +237,14 @@ mod tests {
         assert_eq!(path("1http", ""), "redirectScheme.scheme");
         assert_eq!(path("https", "https"), "redirectScheme.port");
         assert_eq!(path("https", "70000"), "redirectScheme.port");
+    }
+
+    #[test]
+    fn ports_of_entry_points() {
+        let known = |name: &str| (name == "websecure").then_some(8443);
+        assert_eq!(entry_point_port("websecure", known), Ok(8443));
+        assert_eq!(entry_point_port(":443", known), Ok(443));
+        assert!(entry_point_port("nowhere", known).is_err());
+        assert!(entry_point_port(":x", known).is_err());
     }
 }
