@@ -11,6 +11,7 @@ use crate::config::Resources;
 use crate::config::dynamic::{Dynamic, Middleware as MiddlewareSettings, Router};
 use crate::diag::Diagnostic;
 use crate::listen::entry_point::EntryPoint;
+use crate::middleware::chain::Walk;
 use crate::middleware::{BuildContext, BuildError, Middleware, registry};
 use crate::router::{Entry, shadowed};
 use crate::rule::{self, Rule, RuleError};
@@ -170,7 +171,7 @@ impl<'a> Compiler<'a> {
         let own = settings.middlewares.iter().enumerate();
         let own = own.map(|(i, m)| (m, format!("{}.middlewares[{i}]", router.path)));
         for (middleware, at) in fixed.chain(own) {
-            self.middleware(middleware, &at, &name, &mut Vec::new(), &mut middlewares)?;
+            self.middleware(middleware, &at, &name, &mut Walk::default(), &mut middlewares)?;
         }
         let observability = &settings.observability;
         Some(Entry {
@@ -194,7 +195,7 @@ impl<'a> Compiler<'a> {
         name: &str,
         at: &str,
         router: &str,
-        chain: &mut Vec<String>,
+        walk: &mut Walk,
         out: &mut Vec<Arc<dyn Middleware>>,
     ) -> Option<()> {
         let dynamic = self.dynamic;
@@ -206,17 +207,16 @@ impl<'a> Compiler<'a> {
             }
         };
         let path = format!("http.middlewares.{key}");
-        if chain.iter().any(|outer| outer == key) {
-            self.report([Diagnostic::error(path, format!("the chain `{key}` contains itself"))
-                .help("take it out of its own members")]);
+        let entered = walk.name().and_then(|()| if settings.chain.is_some() { walk.enter(key) } else { Ok(()) });
+        if let Err(error) = entered {
+            self.report([Diagnostic::error(path, error.to_string()).help("take members out of the chains")]);
             return None;
         }
         if let Some(members) = &settings.chain {
-            chain.push(key.to_owned());
             for (i, member) in members.middlewares.iter().enumerate() {
-                self.middleware(member, &format!("{path}.chain.middlewares[{i}]"), router, chain, out)?;
+                self.middleware(member, &format!("{path}.chain.middlewares[{i}]"), router, walk, out)?;
             }
-            chain.pop();
+            walk.leave();
             return Some(());
         }
         match self.build_middleware(key, settings, router) {
