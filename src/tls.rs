@@ -34,3 +34,6 @@ pub mod verify;
 ///
 /// On an entry point that serves plain and TLS routers, a connection that begins with another byte is plain.
 pub const CLIENT_HELLO_FIRST_BYTE: u8 = 0x16;
+
+#[cfg(test)]
+mod fixture;

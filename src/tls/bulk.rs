@@ -167,3 +167,99 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for BulkIo<IO> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// Gives out a body as fast as it is asked for, and counts how often.
+    struct Source {
+        body: Vec<u8>,
+        at: usize,
+        /// A `Pending` before each of these offsets.
+        pauses: Vec<usize>,
+        reads: usize,
+    }
+
+    impl AsyncRead for Source {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            this.reads += 1;
+            let mut end = this.body.len();
+            if let Some(pause) = this.pauses.first().copied() {
+                if pause == this.at {
+                    this.pauses.remove(0);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                end = pause;
+            }
+            let count = into.remaining().min(end - this.at);
+            into.put_slice(&this.body[this.at..this.at + count]);
+            this.at += count;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn body(len: usize) -> Vec<u8> {
+        (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    async fn read_all(len: usize, pauses: Vec<usize>, piece: usize) -> (Vec<u8>, usize) {
+        let source = Source { body: body(len), at: 0, pauses, reads: 0 };
+        let mut io = BulkIo::new(source);
+        let mut all = Vec::new();
+        let mut buffer = vec![0; piece];
+        loop {
+            let count = io.read(&mut buffer).await.unwrap();
+            if count == 0 {
+                assert_eq!(io.buffered(), 0);
+                return (all, io.get_ref().reads);
+            }
+            all.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_moved() {
+        for len in [0, 1, 4095, 4096, 4097, 8192, BULK, BULK + 4096, BULK + 4097, 1_000_000] {
+            for pauses in [vec![], vec![0], vec![len / 3, len / 2]] {
+                let mut pauses = pauses;
+                pauses.retain(|pause| *pause < len);
+                pauses.dedup();
+                let (all, _) = read_all(len, pauses, 4096).await;
+                assert!(all == body(len), "{len}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_body_takes_few_reads() {
+        let (_, reads) = read_all(8 * BULK, vec![], 4096).await;
+        assert!(reads <= 11, "{reads}");
+    }
+
+    #[tokio::test]
+    async fn a_small_message_passes_through() {
+        let (_, reads) = read_all(1000, vec![], 4096).await;
+        assert_eq!(reads, 2);
+    }
+
+    #[tokio::test]
+    async fn an_error_is_passed_on() {
+        let mut io = BulkIo::new(tokio_test_error());
+        assert_eq!(io.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    fn tokio_test_error() -> impl AsyncRead + Unpin {
+        struct Broken;
+        impl AsyncRead for Broken {
+            fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+        Broken
+    }
+}

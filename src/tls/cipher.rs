@@ -259,3 +259,96 @@ fn unknown<'a>(path: String, kind: &str, name: &str, known: impl Iterator<Item =
         None => diagnostic,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::lines;
+    use super::*;
+
+    fn resolve(
+        versions: (Option<TlsVersion>, Option<TlsVersion>),
+        suites: &[&str],
+        curves: &[&str],
+    ) -> (Option<Protocol>, Vec<String>) {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (suites, curves) = (own(suites), own(curves));
+        let wanted = Wanted { min: versions.0, max: versions.1, suites: &suites, curves: &curves };
+        let mut diagnostics = Vec::new();
+        let protocol = wanted.resolve("o", &mut diagnostics);
+        (protocol, lines(&diagnostics))
+    }
+
+    #[test]
+    fn versions() {
+        use TlsVersion::{Tls10, Tls11, Tls12, Tls13};
+        let both = vec![ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2];
+        let table = [
+            (None, None, Some(both.clone()), None),
+            (Some(Tls12), Some(Tls13), Some(both.clone()), None),
+            (Some(Tls13), None, Some(vec![ProtocolVersion::TLSv1_3]), None),
+            (None, Some(Tls12), Some(vec![ProtocolVersion::TLSv1_2]), None),
+            (Some(Tls10), None, Some(both), Some("warning o.minversion: `versiontls10` is broken")),
+            (Some(Tls11), Some(Tls12), Some(vec![ProtocolVersion::TLSv1_2]), Some("warning o.minversion")),
+            (None, Some(Tls11), None, Some("error o.maxversion: no version is left")),
+            (Some(Tls13), Some(Tls12), None, Some("error o.minversion: `versiontls13` is above")),
+        ];
+        for (min, max, expected, message) in table {
+            let (protocol, lines) = resolve((min, max), &[], &[]);
+            let versions = protocol.map(|p| p.versions.iter().map(|v| v.version).collect::<Vec<_>>());
+            assert_eq!(versions, expected, "{min:?} {max:?}");
+            assert_eq!(lines.len(), usize::from(message.is_some()), "{lines:?}");
+            assert!(message.is_none_or(|message| lines[0].starts_with(message)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn suites() {
+        let count = |suites: &[&str]| {
+            let (protocol, lines) = resolve((None, None), suites, &[]);
+            (protocol.map(|p| (p.provider.cipher_suites.len(), p.versions.len())), lines)
+        };
+        assert_eq!(count(&[]), (Some((9, 2)), vec![]));
+        assert_eq!(count(&["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]), (Some((4, 2)), vec![]));
+        assert_eq!(count(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]), (Some((4, 2)), vec![]));
+        assert_eq!(count(&["TLS_AES_128_GCM_SHA256"]), (Some((3, 1)), vec![]), "only 1.3 is left");
+        let (protocol, lines) = count(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_RC4_128_SHA"]);
+        assert_eq!(protocol, Some((4, 2)));
+        assert!(lines[0].starts_with("warning o.ciphersuites[1]: `tls_rsa_with_rc4_128_sha` is weak"), "{lines:?}");
+        let (protocol, lines) = count(&["TLS_RSA_WITH_RC4_128_SHA"]);
+        assert_eq!(protocol, None);
+        assert!(lines[1].starts_with("error o.ciphersuites: none of the listed"), "{lines:?}");
+        let (protocol, lines) = count(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA25"]);
+        assert_eq!(protocol, None);
+        assert!(lines[0].starts_with("error o.ciphersuites[0]: unknown cipher suite"), "{lines:?}");
+        let (protocol, lines) = resolve((None, Some(TlsVersion::Tls12)), &["TLS_AES_128_GCM_SHA256"], &[]);
+        assert!(protocol.is_none() && lines[0].starts_with("error o.ciphersuites: no cipher suite is left"));
+    }
+
+    #[test]
+    fn curves() {
+        let (protocol, lines) = resolve((None, None), &[], &["CurveP521", "secp384r1", "CurveP384", "X25519"]);
+        assert_eq!(protocol.unwrap().provider.kx_groups.len(), 2);
+        assert!(lines[0].starts_with("warning o.curvepreferences[0]"), "{lines:?}");
+        let (protocol, lines) = resolve((None, None), &[], &["CurveP256", "P-256"]);
+        assert!(protocol.is_none() && lines[0].starts_with("error o.curvepreferences[1]: unknown curve"));
+        let (protocol, lines) = resolve((None, None), &[], &["CurveP521"]);
+        assert!(protocol.is_none() && lines[1].contains("none of the listed curves"));
+    }
+
+    #[test]
+    fn names_are_traefiks() {
+        assert_eq!(version_name(Some(ProtocolVersion::TLSv1_3)), "1.3");
+        assert_eq!(version_name(None), "unknown");
+        assert_eq!(suite_name(Some(CipherSuite::TLS13_AES_128_GCM_SHA256)), "TLS_AES_128_GCM_SHA256");
+        assert_eq!(suite_name(Some(CipherSuite::TLS_RSA_WITH_NULL_MD5)), "unknown");
+    }
+
+    #[test]
+    fn go_s_rule_for_clients_without_aes() {
+        use CipherSuite::{TLS_EMPTY_RENEGOTIATION_INFO_SCSV, TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256};
+        let (aes, chacha) = (TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256);
+        assert!(!prefers_chacha(&[aes, chacha]));
+        assert!(prefers_chacha(&[TLS_EMPTY_RENEGOTIATION_INFO_SCSV, chacha, aes]));
+        assert!(!prefers_chacha(&[]));
+    }
+}

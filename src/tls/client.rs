@@ -318,3 +318,206 @@ pub fn system_roots() -> Arc<RootCertStore> {
     });
     Arc::clone(roots)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::version::{TLS12, TLS13};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::super::fixture::{Authority, Pair, lines, no_files, self_signed_authority};
+    use super::*;
+    use crate::config::dynamic::TlsVersion;
+    use crate::config::transport::CertificatePair;
+
+    fn build(transport: &ServersTransport) -> (Option<ClientTls>, Vec<String>) {
+        let (tls, diagnostics) = ClientTls::build(transport, "t", &no_files(), &TlsCache::new());
+        (tls, lines(&diagnostics))
+    }
+
+    /// A server that speaks both versions and both protocols, perhaps for known clients only.
+    fn backend(pair: &Pair, clients: Option<&Authority>) -> Arc<ServerConfig> {
+        let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(certificates_from_pem(authority.pem.as_bytes()).unwrap().remove(0)).unwrap();
+                let judge =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                builder.with_client_cert_verifier(judge)
+            }
+        };
+        let resolver = rustls::sign::SingleCertAndKey::from(identity.key);
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    async fn connect(
+        tls: &ClientTls,
+        server: &Arc<ServerConfig>,
+        host: &str,
+        http1_only: bool,
+    ) -> Result<(Alpn, Option<rustls::ProtocolVersion>), ConnectError> {
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
+        let acceptor = TlsAcceptor::from(Arc::clone(server));
+        let serve = async {
+            let stream = acceptor.accept(server_io).await;
+            stream.map(|stream| stream.get_ref().1.protocol_version())
+        };
+        let (served, connected) = tokio::join!(serve, tls.connect(client_io, host, http1_only));
+        let (_, alpn) = connected?;
+        Ok((alpn, served.map_err(ConnectError::from)?))
+    }
+
+    #[tokio::test]
+    async fn listed_roots_are_believed_and_names_checked() {
+        let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+        let server = backend(&ca.leaf("backend.test", &["backend.test", "127.0.0.1", "::1"]), None);
+        let transport = |root: &Authority, server_name: &str| ServersTransport {
+            root_cas: vec![root.pem.clone()],
+            server_name: server_name.to_owned(),
+            ..ServersTransport::default()
+        };
+        let table = [
+            (&ca, "", "backend.test", true),
+            (&ca, "", "BACKEND.test.", true),
+            (&ca, "", "127.0.0.1", true),
+            (&ca, "", "[::1]", true),
+            (&ca, "", "other.test", false),
+            (&ca, "backend.test", "10.0.0.9", true),
+            (&ca, "wrong.test", "backend.test", false),
+            (&other, "", "backend.test", false),
+        ];
+        for (root, server_name, host, expected) in table {
+            let (tls, diagnostics) = build(&transport(root, server_name));
+            assert_eq!(diagnostics, Vec::<String>::new());
+            match connect(&tls.unwrap(), &server, host, false).await {
+                Ok((alpn, _)) => assert!(expected && alpn == Alpn::H2, "{server_name} {host}"),
+                Err(ConnectError::Certificate(_)) => assert!(!expected, "{server_name} {host}"),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listed_self_signed_certificate_is_believed_as_in_go() {
+        let pair = self_signed_authority(&["backend.test"]);
+        let server = backend(&pair, None);
+        let transport = ServersTransport { root_cas: vec![pair.certificate], ..ServersTransport::default() };
+        let tls = build(&transport).0.unwrap();
+        assert!(connect(&tls, &server, "backend.test", false).await.is_ok());
+        let wrong_name = connect(&tls, &server, "other.test", false).await;
+        assert!(matches!(wrong_name, Err(ConnectError::Certificate(_))), "{wrong_name:?}");
+    }
+
+    #[tokio::test]
+    async fn the_system_does_not_believe_a_test_authority() {
+        let server = backend(&Authority::new("ca").leaf("backend.test", &["backend.test"]), None);
+        let tls = build(&ServersTransport::default()).0.unwrap();
+        let error = connect(&tls, &server, "backend.test", false).await.unwrap_err();
+        assert!(error.to_string().starts_with("the server's certificate is not trusted: "), "{error}");
+        assert!(!system_roots().is_empty());
+    }
+
+    #[tokio::test]
+    async fn insecure_skip_verify_believes_all_and_is_said() {
+        let server = backend(&Authority::new("ca").leaf_until("x", &["x.test"], 2020), None);
+        let transport = ServersTransport { insecure_skip_verify: true, ..ServersTransport::default() };
+        let (tls, diagnostics) = build(&transport);
+        assert!(diagnostics[0].starts_with("warning t.insecureskipverify: the servers' certificates are not checked"));
+        assert!(connect(&tls.unwrap(), &server, "backend.test", false).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn protocols_and_versions_are_obeyed() {
+        let ca = Authority::new("ca");
+        let server = backend(&ca.leaf("backend.test", &["backend.test"]), None);
+        let base = ServersTransport { root_cas: vec![ca.pem.clone()], ..ServersTransport::default() };
+        let only12 = ServersTransport { max_version: Some(TlsVersion::Tls12), ..base.clone() };
+        let only13 = ServersTransport { min_version: Some(TlsVersion::Tls13), ..base.clone() };
+        let http1 = ServersTransport { disable_http2: true, ..base.clone() };
+        let (v12, v13) = (rustls::ProtocolVersion::TLSv1_2, rustls::ProtocolVersion::TLSv1_3);
+        let table = [
+            (&base, false, Alpn::H2, v13),
+            (&base, true, Alpn::Http1, v13),
+            (&http1, false, Alpn::Http1, v13),
+            (&only12, false, Alpn::H2, v12),
+            (&only13, false, Alpn::H2, v13),
+        ];
+        for (transport, http1_only, alpn, version) in table {
+            let tls = build(transport).0.unwrap();
+            let got = connect(&tls, &server, "backend.test", http1_only).await.unwrap();
+            assert_eq!(got, (alpn, Some(version)));
+        }
+    }
+
+    #[tokio::test]
+    async fn shows_its_own_certificate() {
+        let (ca, clients) = (Authority::new("ca"), Authority::new("clients"));
+        let server = backend(&ca.leaf("backend.test", &["backend.test"]), Some(&clients));
+        let own = clients.leaf("me", &["me.test"]);
+        let without = ServersTransport { root_cas: vec![ca.pem.clone()], ..ServersTransport::default() };
+        let certificates = vec![CertificatePair { cert_file: own.certificate, key_file: own.key }];
+        let with = ServersTransport { certificates, ..without.clone() };
+        assert!(connect(&build(&with).0.unwrap(), &server, "backend.test", false).await.is_ok());
+        assert!(connect(&build(&without).0.unwrap(), &server, "backend.test", false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_certificate_problem_is_told_apart() {
+        let tls = build(&ServersTransport::default()).0.unwrap();
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
+        drop(server_io);
+        assert!(matches!(tls.connect(client_io, "x.test", false).await, Err(ConnectError::Io(_))));
+        let (client_io, _server_io) = tokio::io::duplex(64 * 1024);
+        assert!(matches!(tls.connect(client_io, "not a name", false).await, Err(ConnectError::Name(_))));
+        let (client_io, mut server_io) = tokio::io::duplex(64 * 1024);
+        tokio::io::AsyncWriteExt::write_all(&mut server_io, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        assert!(matches!(tls.connect(client_io, "x.test", false).await, Err(ConnectError::Tls(_))));
+    }
+
+    #[test]
+    fn bad_settings_are_errors() {
+        let transport = ServersTransport {
+            min_version: Some(TlsVersion::Tls13),
+            max_version: Some(TlsVersion::Tls12),
+            server_name: "not a name".to_owned(),
+            root_cas: vec!["/missing.pem".to_owned(), "-----BEGIN NOTHING-----\n-----END NOTHING-----\n".to_owned()],
+            certificates: vec![CertificatePair { cert_file: "/c.pem".to_owned(), key_file: "/k.pem".to_owned() }],
+            ..ServersTransport::default()
+        };
+        let (tls, diagnostics) = build(&transport);
+        assert!(tls.is_none());
+        let expected = [
+            "error t.minversion: ",
+            "error t.rootcas[0]: ",
+            "error t.rootcas[1]: there is no certificate in it",
+            "error t.certificates[0].certfile: ",
+            "error t.certificates[0].keyfile: ",
+            "error t.servername: `not a name` is neither",
+        ];
+        assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:?}");
+        for (line, expected) in diagnostics.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn equal_settings_are_one_transport() {
+        let cache = TlsCache::new();
+        let build = |transport: &ServersTransport| ClientTls::build(transport, "t", &no_files(), &cache).0.unwrap();
+        let base = ServersTransport::default();
+        let named = ServersTransport { server_name: "x.test".to_owned(), ..base.clone() };
+        let (first, second) = (build(&base), build(&base));
+        assert!(Arc::ptr_eq(&first.config, &second.config));
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_ne!(first.fingerprint(), build(&named).fingerprint());
+    }
+}

@@ -249,7 +249,7 @@ pub fn key_from_pem(text: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
 fn pem_error(error: &pem::Error) -> KeyError {
     KeyError::Pem(match error {
         pem::Error::MissingSectionEnd { end_marker } => {
-            format!("`{}` is missing (is the file cut off?)", String::from_utf8_lossy(end_marker).trim())
+            format!("`-----END {}-----` is missing (is the file cut off?)", String::from_utf8_lossy(end_marker).trim())
         }
         pem::Error::IllegalSectionStart { line } => {
             format!("bad `-----BEGIN` line: {}", String::from_utf8_lossy(line).trim())
@@ -272,4 +272,78 @@ fn block_kinds(text: &[u8]) -> Vec<String> {
     kinds.dedup();
     kinds.truncate(4);
     kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Authority, openssl};
+    use super::*;
+
+    #[test]
+    fn reads_the_three_forms_of_a_key() {
+        let pair = Authority::new("ca").leaf("a.test", &["a.test"]);
+        let sec1 = openssl(&["ec"], &pair.key);
+        assert!(sec1.starts_with("-----BEGIN EC PRIVATE KEY-----"), "{sec1}");
+        for key in [&pair.key, &sec1, &format!("{}{sec1}", pair.certificate)] {
+            let identity = Identity::from_pem(pair.certificate.as_bytes(), key.as_bytes()).unwrap();
+            assert_eq!(identity.info.common_name, "a.test");
+        }
+        let rsa = openssl(&["genrsa", "-traditional", "2048"], "");
+        assert!(rsa.starts_with("-----BEGIN RSA PRIVATE KEY-----"), "{rsa}");
+        let certificate = openssl(&["req", "-x509", "-subj", "/CN=r", "-key", "/dev/stdin"], &rsa);
+        Identity::from_pem(certificate.as_bytes(), rsa.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let authority = Authority::new("ca");
+        let pair = authority.leaf("a.test", &["a.test"]);
+        let other = authority.leaf("b.test", &["b.test"]);
+        let encrypted = openssl(&["pkcs8", "-topk8", "-passout", "pass:x"], &pair.key);
+        let old_encrypted = openssl(&["ec", "-aes128", "-passout", "pass:x"], &pair.key);
+        let cut = &pair.certificate[..pair.certificate.len() - 30];
+        let chain = format!("{}{}", authority.pem, pair.certificate);
+        let table: &[(&str, &str, &str)] = &[
+            ("", &pair.key, "no certificate in it (no `-----BEGIN CERTIFICATE-----` block)"),
+            (&pair.key, &pair.key, "no certificate in it (no `-----BEGIN CERTIFICATE-----` block; found: PRIVATE KEY)"),
+            (&pair.certificate, "", "no private key in it"),
+            (&pair.certificate, &pair.certificate, "found: CERTIFICATE)"),
+            (&pair.certificate, &other.key, "does not match"),
+            (&pair.certificate, &encrypted, "is encrypted"),
+            (&pair.certificate, &old_encrypted, "is encrypted"),
+            (cut, &pair.key, "`-----END CERTIFICATE-----` is missing"),
+            ("-----BEGIN CERTIFICATE-----\n§\n-----END CERTIFICATE-----\n", &pair.key, "not base64"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &pair.key, "cannot be read"),
+            (&pair.certificate, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot be used"),
+            (&chain, &pair.key, "does not match"),
+        ];
+        for (certificate, key, expected) in table {
+            let error = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error} / {expected}");
+        }
+        let error = Identity::from_pem(chain.as_bytes(), pair.key.as_bytes()).unwrap_err();
+        assert!(error.help().unwrap().contains("must come first"));
+    }
+
+    #[test]
+    fn describes_the_certificate() {
+        let pair = Authority::new("ca").leaf_until("A.test", &["b.test", "A.test", "10.0.0.1", "::1"], 2030);
+        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap().info;
+        assert_eq!(info.common_name, "A.test");
+        assert_eq!(info.dns_names, ["A.test", "b.test"]);
+        assert_eq!(info.names(), ["10.0.0.1", "::1", "a.test", "b.test"]);
+        assert_eq!(info.not_after, 1_893_456_000);
+        let serial = openssl(&["x509", "-noout", "-serial"], &pair.certificate);
+        assert_eq!(serial.trim().trim_start_matches("serial=").trim_start_matches('0'), info.serial_hex);
+        assert!(info.serial.bytes().all(|byte| byte.is_ascii_digit()));
+    }
+
+    #[test]
+    fn an_expired_certificate_is_usable_and_said() {
+        let pair = Authority::new("ca").leaf_until("a.test", &["a.test"], 2020);
+        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap().info;
+        let problem = info.validity_problem(SystemTime::now()).unwrap();
+        assert_eq!(problem, "the certificate expired on Wed, 01 Jan 2020 00:00:00 GMT");
+        assert_eq!(info.validity_problem(UNIX_EPOCH + Duration::from_secs(1_500_000_000)), None);
+    }
 }

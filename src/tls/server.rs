@@ -470,3 +470,330 @@ async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(start: &mut StartHandshake<B
     }
     let _ = start.io.shutdown().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Authority, Client, Pair, lines, no_files, shake, shake_with};
+    use super::*;
+    use crate::config::dynamic::{ClientAuth, TlsStore, TlsVersion};
+
+    fn certificate(pair: &Pair) -> Certificate {
+        Certificate { cert_file: pair.certificate.clone(), key_file: pair.key.clone(), ..Certificate::default() }
+    }
+
+    /// a.test, *.wild.test and a default certificate, as the comparison with Traefik has them.
+    fn section() -> Tls {
+        let ca = Authority::new("ca");
+        let default_certificate = Some(certificate(&ca.leaf("default.test", &["default.test"])));
+        Tls {
+            certificates: vec![
+                certificate(&ca.leaf("a.test", &["a.test"])),
+                certificate(&ca.leaf("*.wild.test", &["*.wild.test"])),
+                certificate(&ca.leaf("ip", &["10.1.2.3"])),
+            ],
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate, ..TlsStore::default() })]),
+            ..Tls::default()
+        }
+    }
+
+    fn with_options(named: &[(&str, TlsOptions)]) -> Tls {
+        let options = named.iter().map(|(name, options)| ((*name).to_owned(), options.clone())).collect();
+        Tls { options, ..section() }
+    }
+
+    fn build(tls: &Tls, routers: &[(&str, &[&str], &str)]) -> (ServerTls, Vec<String>) {
+        let (server, diagnostics) = build_cached(tls, routers, &TlsCache::new());
+        (server, lines(&diagnostics))
+    }
+
+    fn build_cached(
+        tls: &Tls,
+        routers: &[(&str, &[&str], &str)],
+        cache: &TlsCache,
+    ) -> (ServerTls, Vec<Diagnostic>) {
+        let hosts: Vec<Vec<String>> =
+            routers.iter().map(|(_, hosts, _)| hosts.iter().map(|host| (*host).to_owned()).collect()).collect();
+        let routers = routers
+            .iter()
+            .zip(&hosts)
+            .map(|((path, _, options), hosts)| RouterTls { path, hosts, options });
+        ServerTls::build(tls, routers, &no_files(), cache)
+    }
+
+    fn tls13() -> TlsOptions {
+        TlsOptions { min_version: Some(TlsVersion::Tls13), ..TlsOptions::default() }
+    }
+
+    fn tls12() -> TlsOptions {
+        TlsOptions { max_version: Some(TlsVersion::Tls12), ..TlsOptions::default() }
+    }
+
+    fn strict() -> TlsOptions {
+        TlsOptions { sni_strict: true, ..TlsOptions::default() }
+    }
+
+    fn broken() -> TlsOptions {
+        TlsOptions { cipher_suites: vec!["NO_SUCH".to_owned()], ..TlsOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn the_name_picks_the_certificate() {
+        let (server, diagnostics) = build(&section(), &[]);
+        assert_eq!(diagnostics, Vec::<String>::new());
+        let table = [
+            (Some("a.test"), "a.test"),
+            (Some("A.TEST"), "a.test"),
+            (Some("x.wild.test"), "*.wild.test"),
+            (Some("a.b.wild.test"), "default.test"),
+            (Some("none.test"), "default.test"),
+            (None, "default.test"),
+        ];
+        for (sni, expected) in table {
+            for tls13 in [true, false] {
+                let client = Client { sni, tls13, ..Client::default() };
+                let outcome = shake(&server, &client).await;
+                assert_eq!(outcome.certificate.as_deref(), Some(expected), "{sni:?}");
+                let info = outcome.info.unwrap();
+                assert_eq!(info.sni, sni.map(str::to_ascii_lowercase));
+                assert_eq!(info.version, if tls13 { "1.3" } else { "1.2" });
+                assert_eq!(info.options_id, 0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_name_the_address_picks_the_certificate() {
+        for tls in [section(), with_options(&[("default", strict())])] {
+            let (server, _) = build(&tls, &[]);
+            let client = Client { sni: None, ..Client::default() };
+            let outcome = shake_with(&server, client.config(), None, Some("10.1.2.3".parse().unwrap())).await;
+            assert_eq!(outcome.certificate.as_deref(), Some("ip"));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_certificates_there_is_a_self_signed_one() {
+        let (server, diagnostics) = build(&Tls::default(), &[]);
+        assert_eq!(diagnostics, Vec::<String>::new());
+        let outcome = shake(&server, &Client::default()).await;
+        assert_eq!(outcome.certificate.as_deref(), Some("GANTRY DEFAULT CERT"));
+        assert_eq!(outcome.info.unwrap().cipher, "TLS_AES_128_GCM_SHA256");
+    }
+
+    #[tokio::test]
+    async fn sni_strict_refuses_unknown_names_by_their_alert() {
+        let (server, _) = build(&with_options(&[("default", strict())]), &[]);
+        assert!(shake(&server, &Client::named("a.test")).await.info.is_ok());
+        for sni in [Some("none.test"), Some("default.test"), None] {
+            let outcome = shake(&server, &Client { sni, ..Client::default() }).await;
+            assert!(matches!(outcome.info, Err(AcceptError::NoCertificate(_))), "{:?}", outcome.info);
+            let error = outcome.client_error.unwrap();
+            assert!(error.contains("UnrecognisedName"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_protocol_is_agreed_upon() {
+        let http1 = TlsOptions { alpn_protocols: vec!["http/1.1".to_owned()], ..TlsOptions::default() };
+        let acme = TlsOptions { alpn_protocols: vec!["acme-tls/1".to_owned()], ..TlsOptions::default() };
+        let tls = with_options(&[("http1", http1), ("acme", acme)]);
+        let (server, _) = build(&tls, &[("r", &["one.test"], "http1"), ("s", &["acme.test"], "acme")]);
+        let table: &[(&str, &'static [&'static str], Option<Alpn>)] = &[
+            ("a.test", &["http/1.1", "h2"], Some(Alpn::H2)),
+            ("a.test", &["http/1.1"], Some(Alpn::Http1)),
+            ("a.test", &[], Some(Alpn::Http1)),
+            ("a.test", &["acme-tls/1"], None),
+            ("a.test", &["spdy/3"], None),
+            ("one.test", &["h2", "http/1.1"], Some(Alpn::Http1)),
+            ("one.test", &["h2"], None),
+            ("acme.test", &["h2"], Some(Alpn::Http1)),
+        ];
+        for (sni, alpn, expected) in table {
+            let client = Client { sni: Some(sni), alpn, ..Client::default() };
+            let outcome = shake(&server, &client).await;
+            assert_eq!(outcome.info.as_ref().ok().map(|info| info.alpn), *expected, "{sni} {alpn:?}");
+            if expected.is_none() {
+                assert!(outcome.client_error.unwrap().contains("NoApplicationProtocol"));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn options_belong_to_hosts() {
+        let tls = with_options(&[("o13", tls13()), ("o12", tls12()), ("broken", broken())]);
+        let (server, diagnostics) = build(
+            &tls,
+            &[
+                ("http.routers.a", &["a.test", "Upper.Test."], "o13"),
+                ("http.routers.w", &["*.wild.test"], "o12@file"),
+                ("http.routers.e", &["one.wild.test"], ""),
+                ("http.routers.b", &["b.test"], "broken"),
+            ],
+        );
+        assert_eq!(diagnostics, ["error tls.options.broken.ciphersuites[0]: unknown cipher suite `no_such`"]);
+        // Server name, whether the client speaks 1.2 and 1.3, the version agreed upon.
+        let table = [
+            ("a.test", true, true, Some("1.3")),
+            ("a.test", true, false, None),
+            ("upper.test", true, false, None),
+            ("x.wild.test", true, true, Some("1.2")),
+            ("x.wild.test", false, true, None),
+            ("one.wild.test", true, true, Some("1.3")),
+            ("one.wild.test", true, false, Some("1.2")),
+            ("b.test", true, true, None),
+            ("other.test", true, true, Some("1.3")),
+        ];
+        for (sni, tls12, tls13, expected) in table {
+            let outcome = shake(&server, &Client { sni: Some(sni), tls12, tls13, ..Client::default() }).await;
+            assert_eq!(outcome.info.ok().map(|info| info.version), expected, "{sni} {tls12} {tls13}");
+        }
+        let outcome = shake(&server, &Client::named("b.test")).await;
+        assert!(matches!(outcome.info, Err(AcceptError::BrokenOptions(name)) if name == "b.test"));
+
+        let a = server.options_for_host("a.test");
+        assert_ne!(a, 0);
+        assert_eq!(server.options_for_host("UPPER.test."), a);
+        assert_eq!(server.options_for_host("one.wild.test"), 0);
+        assert_ne!(server.options_for_host("two.wild.test"), a);
+        assert_eq!(server.options_for_host("other.test"), 0);
+        assert_eq!(shake(&server, &Client::named("a.test")).await.info.unwrap().options_id, a);
+    }
+
+    #[tokio::test]
+    async fn a_conflict_falls_back_to_the_default_unless_one_is_broken() {
+        let tls = with_options(&[("o13", tls13()), ("o12", tls12()), ("broken", broken())]);
+        let (server, diagnostics) = build(
+            &tls,
+            &[
+                ("http.routers.r", &["x.test", "y.test"], "o13"),
+                ("http.routers.r2", &["x.test"], "o12"),
+                ("http.routers.r3", &["y.test"], "broken"),
+                ("http.routers.r4", &["y.test"], "o13"),
+            ],
+        );
+        assert!(diagnostics[1].starts_with("warning http.routers.r.tls.options: routers for the host `x.test`"));
+        assert!(diagnostics[2].contains("`y.test`"), "{diagnostics:?}");
+        assert_eq!(server.options_for_host("x.test"), 0);
+        for (tls13, version) in [(true, "1.3"), (false, "1.2")] {
+            let outcome = shake(&server, &Client { sni: Some("x.test"), tls13, ..Client::default() }).await;
+            assert_eq!(outcome.info.unwrap().version, version);
+        }
+        assert!(shake(&server, &Client::named("y.test")).await.info.is_err());
+    }
+
+    #[tokio::test]
+    async fn options_that_cannot_hold_refuse_the_router() {
+        let tls = with_options(&[("o13", tls13())]);
+        let (server, diagnostics) = build(
+            &tls,
+            &[
+                ("http.routers.none", &[], "o13"),
+                ("http.routers.star", &["*", "s.test"], "o13"),
+                ("http.routers.plain", &[], ""),
+                ("http.routers.unknown", &["u.test"], "missing"),
+                ("http.routers.both", &[], "missing"),
+            ],
+        );
+        let expected = [
+            "error http.routers.none.tls.options: the tls options `o13` cannot hold: the rule does not name its hosts",
+            "error http.routers.star.tls.options: the tls options `o13` cannot hold: the rule does not name its hosts",
+            "error http.routers.unknown.tls.options: there are no tls options `missing`",
+            "error http.routers.both.tls.options: there are no tls options `missing`",
+        ];
+        assert_eq!(diagnostics, expected);
+        assert!(shake(&server, &Client::named("u.test")).await.info.is_err());
+        assert!(shake(&server, &Client::named("v.test")).await.info.is_ok());
+    }
+
+    #[tokio::test]
+    async fn client_auth_is_never_ignored() {
+        let client_auth = Some(ClientAuth { ca_files: vec!["ca.pem".to_owned()], ..ClientAuth::default() });
+        let options = TlsOptions { client_auth, ..TlsOptions::default() };
+        let (server, diagnostics) = build(&with_options(&[("mtls", options)]), &[("r", &["m.test"], "mtls")]);
+        assert!(diagnostics[0].starts_with("error tls.options.mtls.clientauth"), "{diagnostics:?}");
+        assert!(shake(&server, &Client::named("m.test")).await.info.is_err());
+    }
+
+    #[test]
+    fn bad_certificates_are_left_out_with_an_error() {
+        let ca = Authority::new("ca");
+        let (a, b) = (ca.leaf("a.test", &["a.test"]), ca.leaf("b.test", &["b.test"]));
+        let old = certificate(&ca.leaf_until("old.test", &["old.test"], 2020));
+        let mismatch = Certificate { key_file: b.key.clone(), ..certificate(&a) };
+        let missing = Certificate { cert_file: "/missing.pem".to_owned(), ..certificate(&a) };
+        let elsewhere = Certificate { stores: vec!["other".to_owned()], ..certificate(&b) };
+        let default_certificate = Some(mismatch.clone());
+        let tls = Tls {
+            certificates: vec![mismatch, missing, elsewhere, old],
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate, ..TlsStore::default() })]),
+            ..Tls::default()
+        };
+        let (setup, diagnostics) = TlsSetup::build(&tls, &no_files(), &TlsCache::new());
+        let lines = lines(&diagnostics);
+        let expected = [
+            "error tls.certificates[0].keyfile: the private key does not match the certificate",
+            "error tls.certificates[1].certfile: /missing.pem",
+            "warning tls.certificates[2].stores: this certificate is never served",
+            "warning tls.certificates[3].certfile: the certificate expired on",
+            "error tls.stores.default.defaultcertificate.keyfile: the private key does not match",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}");
+        }
+        let names: Vec<_> = setup.store().all().map(|identity| identity.info.common_name.clone()).collect();
+        assert_eq!(names, ["old.test", "GANTRY DEFAULT CERT"]);
+    }
+
+    #[tokio::test]
+    async fn a_reload_keeps_what_did_not_change() {
+        let cache = TlsCache::new();
+        let tls = with_options(&[("o13", tls13())]);
+        let routers: &[(&str, &[&str], &str)] = &[("r", &["a.test"], "o13")];
+        let config = |server: &ServerTls| {
+            let options = server.slot("a.test").options.clone().unwrap();
+            Arc::clone(options.config(false))
+        };
+        let (first, _) = build_cached(&tls, routers, &cache);
+        let client = Client::default().config();
+        let fresh = shake_with(&first, Arc::clone(&client), Some("a.test"), None).await;
+        assert!(!fresh.info.unwrap().resumed);
+        for _ in 0..4 {
+            let (again, _) = build_cached(&tls, routers, &cache);
+            assert!(Arc::ptr_eq(&config(&first), &config(&again)));
+            assert!(Arc::ptr_eq(&first.store, &again.store));
+        }
+        let changed = Tls { certificates: section().certificates, ..tls };
+        let (changed, _) = build_cached(&changed, &[("r", &["a.test"], "default")], &cache);
+        assert!(!Arc::ptr_eq(&first.store, &changed.store));
+        assert_ne!(first.options_for_host("a.test"), changed.options_for_host("a.test"));
+        let resumed = shake_with(&changed, client, Some("a.test"), None).await;
+        assert!(resumed.info.unwrap().resumed, "ticket keys outlive a reload");
+    }
+
+    #[tokio::test]
+    async fn sessions_are_not_resumed_for_another_name_or_when_switched_off() {
+        let off = TlsOptions { disable_session_tickets: true, ..TlsOptions::default() };
+        let (server, _) = build(&with_options(&[("off", off)]), &[("r", &["off.test"], "off")]);
+        for tls13 in [true, false] {
+            for (sni, expected) in [("a.test", true), ("off.test", false)] {
+                let client = Client { tls13, ..Client::named(sni) }.config();
+                for round in 0..2 {
+                    let outcome = shake_with(&server, Arc::clone(&client), Some(sni), None).await;
+                    assert_eq!(outcome.info.unwrap().resumed, expected && round == 1, "{sni} {tls13}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_is_refused() {
+        let (server, _) = build(&Tls::default(), &[]);
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b""] {
+            let (mut client, io) = tokio::io::duplex(1024);
+            client.write_all(bytes).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert!(matches!(server.accept(io, None).await, Err(AcceptError::Hello(_))));
+        }
+    }
+}

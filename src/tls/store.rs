@@ -135,3 +135,71 @@ fn year(now: SystemTime) -> i32 {
     // A clock that is off must not stop the start: years beyond what X.509 can say are cut.
     1970 + i32::try_from(seconds / SECONDS_A_YEAR).unwrap_or(0).clamp(1, 8000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Authority;
+    use super::*;
+
+    fn identity(authority: &Authority, common_name: &str, names: &[&str]) -> Arc<Identity> {
+        let pair = authority.leaf(common_name, names);
+        Arc::new(Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn chooses_by_name() {
+        let ca = Authority::new("ca");
+        let certificates = vec![
+            identity(&ca, "*.wild.test", &["*.wild.test"]),
+            identity(&ca, "first", &["a.test"]),
+            identity(&ca, "first", &["a.test"]),
+            identity(&ca, "b", &["B.test", "alt-b.test"]),
+            // Both hold `both.test`; the joined lists are "m1,both…" and "m2,both…" sorted: the later list wins.
+            identity(&ca, "z1", &["both.test"]),
+            identity(&ca, "z2", &["both.test"]),
+            identity(&ca, "one.wild.test", &["one.wild.test"]),
+            identity(&ca, "ip", &["10.1.2.3", "fd00::1"]),
+        ];
+        let first = Arc::clone(&certificates[1]);
+        let store = CertStore::new(certificates, Some(identity(&ca, "default", &["default.test"])));
+        let table = [
+            ("a.test", Some("first")),
+            ("first", Some("first")),
+            ("b.test", Some("b")),
+            ("alt-b.test", Some("b")),
+            ("x.wild.test", Some("*.wild.test")),
+            ("one.wild.test", Some("one.wild.test")),
+            ("a.b.wild.test", None),
+            ("wild.test", None),
+            (".wild.test", None),
+            ("both.test", Some("z2")),
+            ("default.test", None),
+            ("none", None),
+            ("", None),
+        ];
+        for (name, expected) in table {
+            let found = store.find(name).map(|identity| identity.info.common_name.as_str());
+            assert_eq!(found, expected, "{name}");
+        }
+        assert!(Arc::ptr_eq(store.find("a.test").unwrap(), &first), "of equals, the first");
+        for (address, expected) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("fd00::1", true), ("10.1.2.4", false)] {
+            assert_eq!(store.find_ip(address.parse().unwrap()).is_some(), expected, "{address}");
+        }
+        assert_eq!(store.all().count(), 9);
+    }
+
+    #[test]
+    fn normalises_names() {
+        for (name, expected) in [("a.test", "a.test"), ("A.TEST", "a.test"), ("a.test.", "a.test"), (".", "")] {
+            assert_eq!(normal_name(name), expected);
+        }
+    }
+
+    #[test]
+    fn makes_a_certificate_of_its_own() {
+        let identity = self_signed(SystemTime::now()).unwrap();
+        assert_eq!(identity.info.common_name, SELF_SIGNED_NAME);
+        assert_eq!(identity.info.validity_problem(SystemTime::now()), None);
+        self_signed(SystemTime::UNIX_EPOCH).unwrap();
+    }
+}
