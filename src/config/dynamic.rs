@@ -23,8 +23,8 @@ settings! {
         "tls" => tls: Tls;
     }
     unsupported {
-        "tcp": "Gantry routes HTTP only so far: keep TCP routers in Traefik, and take this section out of the file";
-        "udp": "Gantry routes HTTP only so far: keep UDP routers in Traefik, and take this section out of the file";
+        "tcp": "Gantry routes HTTP only so far; nothing of this file is used while the section stands in it: take it out";
+        "udp": "Gantry routes HTTP only so far; nothing of this file is used while the section stands in it: take it out";
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use super::decode::Decoder;
+use super::format::{Address, AtLeastOne, ByteSize, CertResolver, HeaderName, Network};
+use super::node::Node;
 use super::router::TlsDomain;
+use super::scalar::List;
 
 settings! {
     /// An address that Gantry listens on.
@@ -105,7 +109,7 @@ settings! {
         /// Whether dot segments and double slashes are removed before routing. Default: true.
         "sanitizePath" => sanitize_path: bool = true;
         /// Bytes of the longest request head. Default: 1048576.
-        "maxHeaderBytes" => max_header_bytes: u64 as ByteCount = 1 << 20;
+        "maxHeaderBytes" => max_header_bytes: u64 as ByteSize = 1 << 20;
         /// What happens to headers with an underscore in their name. Default: `keep`.
         "underscoreHeadersStrategy" => underscore_headers_strategy: UnderscoreHeaders;
     }
@@ -203,5 +207,22 @@ settings! {
     }
     inert {
         "traceVerbosity": "tracing is not built yet";
+    }
+}
+
+fn check_entry_point(entry_point: &EntryPoint, _: &Node, decoder: &mut Decoder<'_>) {
+    if entry_point.address.is_empty() {
+        let message = format!("the entry point `{}` has no `address`", decoder.name());
+        decoder.error(decoder.here(), message, "add one, such as address: \":8000\"");
+    }
+}
+
+fn check_redirect_entry_point(redirect: &RedirectEntryPoint, _: &Node, decoder: &mut Decoder<'_>) {
+    if redirect.to.is_empty() {
+        decoder.error(
+            decoder.here(),
+            "the redirection has no `to`",
+            "name an entry point, or write \":443\"",
+        );
     }
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::format::{LogLevelWord, NotNegative, StatusRange};
+use super::scalar::List;
+
 settings! {
     /// Gantry's own log.
     pub struct Log [empty] {
@@ -12,12 +15,13 @@ settings! {
         "format" => format: LogFormat;
         /// File to write to. Default: standard output.
         "filePath" => file_path: String;
+        /// Whether no colours are written. Gantry writes none anyway.
+        "noColor" => no_color: bool;
     }
     unsupported {
         "otlp": "`filePath` or standard output, read by a collector";
     }
     inert {
-        "noColor": "no colours are written to files anyway";
         "maxSize": "use logrotate and SIGUSR1";
         "maxAge": "use logrotate and SIGUSR1";
         "maxBackups": "use logrotate and SIGUSR1";

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::format::{Buckets, HeaderLabels, KnownStatus, MetricPrefix};
+
 settings! {
     /// Metrics.
     pub struct Metrics [empty] {

@@ -3,6 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::decode::Decoder;
+use super::format::{
+    ByteSize, HeaderMap, HeaderName, HeaderValue, Ipv6Prefix, KnownStatus, Network, NotNegative, Optional, Port,
+    UserEntry,
+};
+use super::node::Node;
+use super::scalar::List;
+
 settings! {
     /// One middleware: exactly one of the kinds.
     pub struct Middleware {
@@ -244,15 +252,120 @@ settings! {
     /// Bounds bodies; Gantry streams them, nothing is held back.
     pub struct Buffering [empty] {
         /// Bytes of the longest request body; a longer one gets 413. Default: 0, no limit.
-        "maxRequestBodyBytes" => max_request_body_bytes: u64 as ByteCount;
+        "maxRequestBodyBytes" => max_request_body_bytes: u64 as ByteSize;
         /// Accepted as in Traefik: Gantry streams and holds nothing. Default: 1 MiB.
-        "memRequestBodyBytes" => mem_request_body_bytes: u64 as ByteCount = 1 << 20;
+        "memRequestBodyBytes" => mem_request_body_bytes: u64 as ByteSize = 1 << 20;
         /// Bytes of the longest response body; a longer one becomes 500. Default: 0, no limit.
-        "maxResponseBodyBytes" => max_response_body_bytes: u64 as ByteCount;
+        "maxResponseBodyBytes" => max_response_body_bytes: u64 as ByteSize;
         /// Accepted as in Traefik: Gantry streams and holds nothing. Default: 1 MiB.
-        "memResponseBodyBytes" => mem_response_body_bytes: u64 as ByteCount = 1 << 20;
+        "memResponseBodyBytes" => mem_response_body_bytes: u64 as ByteSize = 1 << 20;
     }
     unsupported {
         "retryExpression": "a `healthCheck` with a short interval takes dead servers out";
+    }
+}
+
+impl Middleware {
+    /// The keys of the kinds that are set; a sound middleware has exactly one.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let kinds = [
+            (self.add_prefix.is_some(), "addPrefix"),
+            (self.strip_prefix.is_some(), "stripPrefix"),
+            (self.chain.is_some(), "chain"),
+            (self.headers.is_some(), "headers"),
+            (self.basic_auth.is_some(), "basicAuth"),
+            (self.rate_limit.is_some(), "rateLimit"),
+            (self.in_flight_req.is_some(), "inFlightReq"),
+            (self.ip_allow_list.is_some(), "ipAllowList"),
+            (self.redirect_scheme.is_some(), "redirectScheme"),
+            (self.buffering.is_some(), "buffering"),
+        ];
+        kinds
+            .into_iter()
+            .filter_map(|(set, kind)| set.then_some(kind))
+            .collect()
+    }
+}
+
+fn check_middleware(middleware: &Middleware, _: &Node, decoder: &mut Decoder<'_>) {
+    let name = decoder.name().to_owned();
+    match middleware.kinds().as_slice() {
+        [_] => {}
+        [] => {
+            let message = format!("the middleware `{name}` has no kind");
+            decoder.invalid(
+                decoder.here(),
+                message,
+                "add one, such as basicAuth, rateLimit or headers",
+            );
+        }
+        kinds => {
+            let message = format!("the middleware `{name}` has several kinds: {}", kinds.join(", "));
+            decoder.invalid(
+                decoder.here(),
+                message,
+                "make a middleware of each, and list them in the router",
+            );
+        }
+    }
+}
+
+fn check_add_prefix(add: &AddPrefix, _: &Node, decoder: &mut Decoder<'_>) {
+    if add.prefix.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "`addPrefix` has no `prefix`",
+            "add one, such as prefix: /api",
+        );
+    }
+}
+
+fn check_basic_auth(auth: &BasicAuth, _: &Node, decoder: &mut Decoder<'_>) {
+    if auth.users.is_empty() && auth.users_file.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "`basicAuth` has no users: nobody could pass",
+            "add `users` (`gantry hash-password` makes an entry) or `usersFile`",
+        );
+    }
+}
+
+fn check_rate_limit(limit: &RateLimit, _: &Node, decoder: &mut Decoder<'_>) {
+    if limit.average > 0 && limit.period.is_zero() {
+        decoder.invalid(
+            decoder.here(),
+            "`period` of `rateLimit` is 0",
+            "write a duration such as 1s or 1m",
+        );
+    }
+}
+
+fn check_source_criterion(source: &SourceCriterion, _: &Node, decoder: &mut Decoder<'_>) {
+    let given = usize::from(source.ip_strategy.is_some())
+        + usize::from(!source.request_header_name.is_empty())
+        + usize::from(source.request_host);
+    if given > 1 {
+        decoder.invalid(
+            decoder.here(),
+            "`sourceCriterion` has several criteria",
+            "keep one of ipStrategy, requestHeaderName and requestHost",
+        );
+    }
+}
+
+fn check_ip_allow_list(list: &IpAllowList, _: &Node, decoder: &mut Decoder<'_>) {
+    if list.source_range.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "`ipAllowList` has no `sourceRange`: nobody could pass",
+            "add one, such as sourceRange: [10.0.0.0/8]",
+        );
+    }
+}
+
+fn check_redirect_scheme(redirect: &RedirectScheme, _: &Node, decoder: &mut Decoder<'_>) {
+    if redirect.scheme.is_empty() {
+        decoder.invalid(decoder.here(), "`redirectScheme` has no `scheme`", "add scheme: https");
     }
 }

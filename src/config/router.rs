@@ -1,5 +1,9 @@
 //! `http.routers.NAME`: which requests go to which service, and through which middlewares.
 
+use super::decode::Decoder;
+use super::format::{CertResolver, RouterPriority, RuleSyntax};
+use super::node::Node;
+
 settings! {
     /// Matches requests and hands them to a service.
     pub struct Router {
@@ -23,6 +27,7 @@ settings! {
     unsupported {
         "parentRefs": "write the parent's rule and middlewares into each child router";
     }
+    check check_router;
 }
 
 settings! {
@@ -59,5 +64,25 @@ settings! {
     }
     inert {
         "traceVerbosity": "tracing is not built yet";
+    }
+}
+
+fn check_router(router: &Router, _: &Node, decoder: &mut Decoder<'_>) {
+    let name = decoder.name().to_owned();
+    if router.rule.trim().is_empty() {
+        let message = format!("the router `{name}` has no rule");
+        decoder.invalid(
+            decoder.here(),
+            message,
+            "add one, such as rule: \"Host(`example.com`)\"",
+        );
+    }
+    if router.service.trim().is_empty() {
+        let message = format!("the router `{name}` has no service");
+        decoder.invalid(
+            decoder.here(),
+            message,
+            "add `service:` with a name from `http.services`",
+        );
     }
 }

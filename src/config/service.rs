@@ -3,6 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::decode::Decoder;
+use super::format::{
+    AbsolutePath, AtLeastOne, CookieAttribute, CookieName, FlushInterval, HeaderMap, HeaderName, HealthPath,
+    HealthScheme, HealthStatus, Label, Method, Positive, SameSiteWord, ServerUrl,
+};
+use super::node::Node;
+use super::scalar::Opt;
+
 settings! {
     /// One service: exactly one kind (`loadBalancer` or `weighted`), and what Gantry adds for models.
     pub struct Service {
@@ -24,6 +32,7 @@ settings! {
         "failover": "`loadBalancer` with a `healthCheck` and both servers leaves dead ones out";
         "keepMasks": "store masks in the model server";
     }
+    check check_service;
 }
 
 settings! {
@@ -258,5 +267,79 @@ settings! {
     pub struct ServiceMetrics {
         /// Path on each server. Default: `/metrics`.
         "path" => path: String as AbsolutePath = "/metrics".to_owned();
+    }
+}
+
+fn check_service(service: &Service, _: &Node, decoder: &mut Decoder<'_>) {
+    let name = decoder.name().to_owned();
+    match (&service.load_balancer, &service.weighted) {
+        (None, None) => {
+            let message = format!("the service `{name}` has no kind");
+            decoder.invalid(
+                decoder.here(),
+                message,
+                "add `loadBalancer` with `servers`, or `weighted` with `services`",
+            );
+        }
+        (Some(_), Some(_)) => {
+            let message = format!("the service `{name}` has two kinds: `loadBalancer` and `weighted`");
+            decoder.invalid(decoder.here(), message, "make two services of it");
+        }
+        _ => {}
+    }
+    if !service.accuracy.is_empty() && service.model.is_none() {
+        let message = format!("`accuracy` of `{name}` has no effect without `model`");
+        decoder.warn(decoder.here(), message, "add model: { name: …, version: … }");
+    }
+}
+
+fn check_server(server: &Server, _: &Node, decoder: &mut Decoder<'_>) {
+    if server.url.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "a server has no `url`",
+            "add one, such as url: \"http://10.0.0.7:8080\"",
+        );
+    }
+}
+
+fn check_weighted_service(service: &WeightedService, _: &Node, decoder: &mut Decoder<'_>) {
+    if service.name.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "a weighted service has no `name`",
+            "name a service of `http.services`",
+        );
+    }
+    if service.weight < 0 {
+        let message = format!("the weight {} is below 0", service.weight);
+        decoder.invalid(decoder.here(), message, "write 0 or more; 0 gets no requests");
+    }
+}
+
+fn check_model(model: &ModelName, _: &Node, decoder: &mut Decoder<'_>) {
+    if model.name.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "`model` has no `name`",
+            "add one, such as name: mri-segmentation",
+        );
+    }
+}
+
+fn check_accuracy(accuracy: &Accuracy, node: &Node, decoder: &mut Decoder<'_>) {
+    if !node
+        .entries()
+        .iter()
+        .any(|entry| entry.key.eq_ignore_ascii_case("from"))
+    {
+        decoder.invalid(decoder.here(), "a source of accuracy has no `from`", "add from: header");
+    }
+    if accuracy.name.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "a source of accuracy has no `name`",
+            "name the header: name: X-Model-Dice",
+        );
     }
 }

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::decode::Decoder;
 pub use super::entry_point::{
     EncodedCharacters, EntryPoint, EntryPointHttp, EntryPointObservability, EntryPointTls, ForwardedHeaders, Http2,
     LifeCycle, RedirectEntryPoint, Redirections, RespondingTimeouts, Transport, UnderscoreHeaders,
 };
+use super::format::{NotYet, RuleSyntax};
 pub use super::log::{
     AccessLog, AccessLogFields, AccessLogFilters, AccessLogFormat, AccessLogHeaders, AccessLogQuery, FieldMode, Log,
     LogFormat, LogLevel,
 };
 pub use super::metrics::{Metrics, Ping, Prometheus};
+use super::node::Node;
 
 settings! {
     /// The static file.
@@ -161,5 +164,19 @@ settings! {
     pub struct Core {
         /// Language of rules: only `v3` is understood.
         "defaultRuleSyntax" => default_rule_syntax: String as RuleSyntax = "v3".to_owned();
+    }
+}
+
+fn check_file_provider(file: &FileProvider, _: &Node, decoder: &mut Decoder<'_>) {
+    match (file.filename.is_empty(), file.directory.is_empty()) {
+        (true, true) => {
+            let message = "`providers.file` has neither `filename` nor `directory`";
+            decoder.error(decoder.here(), message, "add directory: /etc/gantry/dynamic");
+        }
+        (false, false) => {
+            let message = "`providers.file` has both `filename` and `directory`";
+            decoder.error(decoder.here(), message, "keep one of the two");
+        }
+        _ => {}
     }
 }

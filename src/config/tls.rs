@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::decode::Decoder;
+use super::format::NoClientCertOnly;
+use super::node::Node;
+
 settings! {
     /// Certificates and options of the TLS entry points.
     pub struct Tls [empty] {
@@ -101,5 +105,29 @@ choices! {
         "RequireAnyClientCert": "client certificates are not built yet";
         "VerifyClientCertIfGiven": "client certificates are not built yet";
         "RequireAndVerifyClientCert": "client certificates are not built yet";
+    }
+}
+
+fn check_certificate(certificate: &Certificate, _: &Node, decoder: &mut Decoder<'_>) {
+    for (missing, key) in [
+        (certificate.cert_file.is_empty(), "certFile"),
+        (certificate.key_file.is_empty(), "keyFile"),
+    ] {
+        if missing {
+            let message = format!("a certificate has no `{key}`");
+            decoder.invalid(decoder.here(), message, format!("add `{key}:` with a file's name"));
+        }
+    }
+}
+
+fn check_tls_options(options: &TlsOptions, _: &Node, decoder: &mut Decoder<'_>) {
+    if let (Some(lowest), Some(highest)) = (options.min_version, options.max_version)
+        && lowest > highest
+    {
+        decoder.invalid(
+            decoder.here(),
+            "`minVersion` is above `maxVersion`",
+            "swap the two, or leave `maxVersion` out",
+        );
     }
 }
