@@ -171,6 +171,13 @@ impl AccessLogWriter {
     }
 
     /// Hands over what waits.
+    /// Whether any header is written: their copies cost something.
+    #[must_use]
+    pub fn wants_headers(&self) -> bool {
+        !self.shared.fields.no_headers()
+    }
+
+    /// Hands the buffered lines over.
     pub fn flush(&mut self) {
         if !self.buffer.is_empty() {
             self.lines = 0;

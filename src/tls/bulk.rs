@@ -60,14 +60,20 @@ struct Pending {
 
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pending").field("bytes", &(self.end - self.start)).finish_non_exhaustive()
+        f.debug_struct("Pending")
+            .field("bytes", &(self.end - self.start))
+            .finish_non_exhaustive()
     }
 }
 
 impl<IO> BulkIo<IO> {
     /// Wraps a connection.
     pub const fn new(io: IO) -> Self {
-        Self { io, pending: None, busy: false }
+        Self {
+            io,
+            pending: None,
+            busy: false,
+        }
     }
 
     /// The connection below.
@@ -208,7 +214,12 @@ mod tests {
     }
 
     async fn read_all(len: usize, pauses: Vec<usize>, piece: usize) -> (Vec<u8>, usize) {
-        let source = Source { body: body(len), at: 0, pauses, reads: 0 };
+        let source = Source {
+            body: body(len),
+            at: 0,
+            pauses,
+            reads: 0,
+        };
         let mut io = BulkIo::new(source);
         let mut all = Vec::new();
         let mut buffer = vec![0; piece];
@@ -250,7 +261,10 @@ mod tests {
     #[tokio::test]
     async fn an_error_is_passed_on() {
         let mut io = BulkIo::new(tokio_test_error());
-        assert_eq!(io.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            io.read(&mut [0; 4]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
     }
 
     fn tokio_test_error() -> impl AsyncRead + Unpin {

@@ -1,6 +1,5 @@
 //! Certificates, clients and handshakes for the tests of `tls`.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,8 +11,9 @@ use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::server::{AcceptError, ServerTls, TlsInfo};
-use super::stub::{Diagnostic, Resources};
 use super::verify::AnyServer;
+use crate::config::Resources;
+use crate::diag::Diagnostic;
 
 /// A certificate authority of the tests.
 pub(super) struct Authority {
@@ -41,7 +41,10 @@ impl Authority {
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     pub(super) fn leaf(&self, common_name: &str, names: &[&str]) -> Pair {
@@ -53,7 +56,10 @@ impl Authority {
         let mut params = params(common_name, names);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { certificate, key: key.serialize_pem() }
+        Pair {
+            certificate,
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -62,7 +68,10 @@ pub(super) fn self_signed_authority(names: &[&str]) -> Pair {
     let key = KeyPair::generate().unwrap();
     let mut params = params("self", names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    Pair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    Pair {
+        certificate: params.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
 }
 
 /// Runs `openssl` with an input and returns what it prints.
@@ -80,7 +89,7 @@ pub(super) fn openssl(arguments: &[&str], input: &str) -> String {
 
 /// Resources without any file.
 pub(super) fn no_files() -> Resources {
-    Resources(BTreeMap::new())
+    Resources::default()
 }
 
 /// Each diagnostic in one line: `error path: message`.
@@ -101,20 +110,31 @@ pub(super) struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        Self { sni: Some("a.test"), alpn: &[], tls12: true, tls13: true }
+        Self {
+            sni: Some("a.test"),
+            alpn: &[],
+            tls12: true,
+            tls13: true,
+        }
     }
 }
 
 impl Client {
     pub(super) fn named(sni: &'static str) -> Self {
-        Self { sni: Some(sni), ..Self::default() }
+        Self {
+            sni: Some(sni),
+            ..Self::default()
+        }
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let judge = AnyServer(provider.signature_verification_algorithms);
-        let versions: Vec<_> =
-            [(self.tls13, &TLS13), (self.tls12, &TLS12)].iter().filter(|(on, _)| *on).map(|(_, v)| *v).collect();
+        let versions: Vec<_> = [(self.tls13, &TLS13), (self.tls12, &TLS12)]
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, v)| *v)
+            .collect();
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)
             .unwrap()
@@ -160,7 +180,11 @@ pub(super) async fn shake_with(
         Ok(info)
     };
     let (info, (certificate, client_error)) = tokio::join!(serve, talk(client_io, config, name));
-    Outcome { info, certificate, client_error }
+    Outcome {
+        info,
+        certificate,
+        client_error,
+    }
 }
 
 async fn talk(
@@ -174,7 +198,14 @@ async fn talk(
     };
     let leaf = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
-    let name = leaf.subject().iter_common_name().last().unwrap().as_str().unwrap().to_owned();
+    let name = leaf
+        .subject()
+        .iter_common_name()
+        .last()
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut answer = Vec::new();
     stream.write_all(b"ping").await.unwrap();
     stream.flush().await.unwrap();

@@ -54,7 +54,8 @@ impl ServerCertVerifier for TrustedServers {
             rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        self.webpki.verify_server_cert(certificate, intermediates, name, ocsp, now)
+        self.webpki
+            .verify_server_cert(certificate, intermediates, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
