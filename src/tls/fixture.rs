@@ -1,14 +1,17 @@
 //! Certificates, clients and handshakes for the tests of `tls`.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::server::{AcceptError, ServerTls, TlsInfo};
 use super::verify::AnyServer;
@@ -214,4 +217,59 @@ async fn talk(
         Err(error) => return (Some(name), Some(error.to_string())),
     }
     (Some(name), None)
+}
+
+/// A pipe that counts the reads that bring bytes.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.0).poll_read(cx, into);
+        if polled.is_ready() {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Sends a body from a client to a server; says how much came and how many reads of the connection it took.
+pub(super) async fn upload(body: usize) -> (usize, usize) {
+    let (setup, _) = super::setup::TlsSetup::build(&Default::default(), &no_files(), &super::cache::TlsCache::new());
+    let server = setup.entry_point([]).0;
+    let (client_io, server_io) = tokio::io::duplex(256 * 1024);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let name = ServerName::try_from("a.test").unwrap();
+    let client = async {
+        let mut stream = tokio_rustls::TlsConnector::from(Client::default().config())
+            .connect(name, client_io)
+            .await?;
+        stream.write_all(&vec![7; body]).await?;
+        stream.shutdown().await
+    };
+    let serve = async {
+        let (mut stream, _) = server
+            .accept(Counted(server_io, Arc::clone(&reads)), None)
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        got.len()
+    };
+    let (client, got) = tokio::join!(client, serve);
+    client.unwrap();
+    (got, reads.load(Ordering::Relaxed))
 }

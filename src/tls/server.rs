@@ -219,13 +219,7 @@ mod tests {
                 certificate(&ca.leaf("*.wild.test", &["*.wild.test"])),
                 certificate(&ca.leaf("ip", &["10.1.2.3"])),
             ],
-            stores: BTreeMap::from([(
-                "default".to_owned(),
-                TlsStore {
-                    default_certificate,
-                    ..TlsStore::default()
-                },
-            )]),
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
             ..Tls::default()
         }
     }
@@ -552,13 +546,7 @@ mod tests {
         let default_certificate = Some(mismatch.clone());
         let tls = Tls {
             certificates: vec![mismatch, missing, elsewhere, old],
-            stores: BTreeMap::from([(
-                "default".to_owned(),
-                TlsStore {
-                    default_certificate,
-                    ..TlsStore::default()
-                },
-            )]),
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
             ..Tls::default()
         };
         let (setup, diagnostics) = TlsSetup::build(&tls, &no_files(), &TlsCache::new());
@@ -641,6 +629,68 @@ mod tests {
             client.write_all(bytes).await.unwrap();
             client.shutdown().await.unwrap();
             assert!(matches!(server.accept(io, None).await, Err(AcceptError::Hello(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hello_in_single_bytes_is_read_whole() {
+        let (server, _) = build(&section(), &[]);
+        let (client_io, mut relay_in) = tokio::io::duplex(64 * 1024);
+        let (mut relay_out, server_io) = tokio::io::duplex(1);
+        let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
+        let client = tokio_rustls::TlsConnector::from(Client::default().config()).connect(name, client_io);
+        let relay = async { tokio::io::copy_bidirectional(&mut relay_in, &mut relay_out).await };
+        let shake = async { tokio::join!(client, server.accept(server_io, None)) };
+        let (_, info) = tokio::select! {
+            (client, server) = shake => (client.unwrap(), server.unwrap().1),
+            end = relay => panic!("the relay ended: {end:?}"),
+        };
+        assert_eq!(info.sni.as_deref(), Some("a.test"));
+    }
+
+    #[tokio::test]
+    async fn openssl_s_client_gets_through() {
+        let tls = with_options(&[("o12", tls12())]);
+        let (server, _) = build(&tls, &[("r", &["x.wild.test"], "o12")]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        for (name, version, certificate) in [
+            ("a.test", "TLSv1.3", "a.test"),
+            ("x.wild.test", "TLSv1.2", "*.wild.test"),
+        ] {
+            let address = address.clone();
+            let client = tokio::task::spawn_blocking(move || {
+                let arguments = [
+                    "s_client",
+                    "-connect",
+                    &address,
+                    "-servername",
+                    name,
+                    "-alpn",
+                    "h2",
+                    "-ign_eof",
+                ];
+                super::super::fixture::openssl(&arguments, "")
+            });
+            let serve = async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (mut stream, info) = server.accept(stream, None).await.unwrap();
+                stream.shutdown().await.unwrap();
+                info
+            };
+            let limit = std::time::Duration::from_secs(20);
+            let (info, printed) = tokio::time::timeout(limit, async { tokio::join!(serve, client) })
+                .await
+                .unwrap();
+            let printed = printed.unwrap();
+            assert_eq!(info.alpn, Alpn::H2);
+            for expected in [
+                format!("CN = {certificate}"),
+                version.to_owned(),
+                "ALPN protocol: h2".to_owned(),
+            ] {
+                assert!(printed.contains(&expected), "{expected}: {printed}");
+            }
         }
     }
 }

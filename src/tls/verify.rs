@@ -4,7 +4,7 @@
 //! - [`TrustedServers`]: roots that the user has listed. A server's own certificate that stands in the list is trusted
 //!   as it is, as in Go; webpki alone refuses a self-signed `openssl req -x509` certificate, because it is marked as
 //!   an authority.
-//! - [`AnyServer`]: `insecureSkipVerify`.
+//! - [`AnyServer`] believes everything, for `insecureSkipVerify`.
 
 use std::sync::Arc;
 
