@@ -1,0 +1,131 @@
+//! A backend that does with its connections exactly what a script says: half answers, silence, resets, garbage.
+
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::message::{Body, Framing, Head, framing, read_body, read_head};
+
+/// A backend of raw bytes.
+#[derive(Debug)]
+pub struct Scripted {
+    address: SocketAddr,
+    stopped: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<Head>>>,
+}
+
+/// One connection in the hands of a script.
+#[derive(Debug)]
+pub struct Connection {
+    reader: BufReader<TcpStream>,
+    heads: Arc<Mutex<Vec<Head>>>,
+    /// How many connections came before this one.
+    pub number: usize,
+}
+
+impl Scripted {
+    /// Runs `script` on each connection, on a thread of its own.
+    pub fn start(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stopped, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let script = Arc::new(script);
+        let (stop, count, record) = (stopped.clone(), accepted.clone(), heads.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let mut connection = Connection { reader: BufReader::new(stream), heads: record.clone(), number };
+                let script = script.clone();
+                std::thread::spawn(move || script(&mut connection));
+            }
+        });
+        Self { address, stopped, accepted, heads }
+    }
+
+    /// Answers each request with these bytes.
+    pub fn answering(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::start(move |connection| {
+            while connection.request().is_some() {
+                if connection.write(&bytes).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Answers the first request of each connection with these bytes, and ends the connection.
+    pub fn answering_once(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::start(move |connection| {
+            if connection.request().is_some() {
+                let _gone = connection.write(&bytes);
+            }
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many connections were opened.
+    pub fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// The heads of all requests that were read.
+    pub fn heads(&self) -> Vec<Head> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _wake = TcpStream::connect(self.address);
+    }
+}
+
+impl Connection {
+    /// Reads a request with its body; `None` at the end of the connection.
+    pub fn request(&mut self) -> Option<Body> {
+        let head = self.head()?;
+        let mut body = Body::default();
+        let framing = framing(&head, Framing::None).ok()?;
+        read_body(&mut self.reader, framing, &mut body).ok()?;
+        Some(body)
+    }
+
+    /// Reads a head and leaves the body.
+    pub fn head(&mut self) -> Option<Head> {
+        let head = read_head(&mut self.reader).ok()??;
+        self.heads.lock().unwrap().push(head.clone());
+        Some(head)
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.reader.get_mut().write_all(bytes)
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(&mut self) {
+        socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
+    /// Waits until the gateway ends the connection.
+    pub fn wait_for_end(&mut self) {
+        let mut body = Body::default();
+        let _reset = read_body(&mut self.reader, Framing::Close, &mut body);
+    }
+}
