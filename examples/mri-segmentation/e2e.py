@@ -306,6 +306,13 @@ def test(gateway):
     run.table()
 
 
+def check_compose():
+    """The containers' dynamic file is the same but for where the servers are."""
+    texts = [(HERE / folder / "mri.yaml").read_text() for folder in ("dynamic", "compose/dynamic")]
+    first, second = (re.sub(r'"http://[^"]+"', "URL", text) for text in texts)
+    check(first == second, "dynamic/mri.yaml and compose/dynamic/mri.yaml differ only in their URLs")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gantry", default=os.environ.get("GANTRY", HERE.parents[1] / "target/release/gantry"))
@@ -319,6 +326,7 @@ def main():
         parser.error("--gateway, --admin and --dynamic go together")
     started = time.monotonic()
     try:
+        check_compose()
         with ExitStack() as stack:
             if options.gateway:
                 gateway = Gateway(options.gateway, options.admin, options.dynamic)

@@ -19,6 +19,7 @@ else
 fi
 
 pids=()
+# shellcheck disable=SC2317 # called by the traps
 stop() {
   trap - EXIT INT TERM
   ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
