@@ -77,6 +77,13 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
+        for warning in rule.warnings() {
+            let at = Diagnostic::warning(format!("{path}.rule"), warning.message.clone());
+            self.diagnostics.push(match &warning.help {
+                Some(help) => at.help(help.clone()),
+                None => at,
+            });
+        }
         if settings.priority > MAX_PRIORITY {
             let error = Diagnostic::error(format!("{path}.priority"), format!("the priority is above {MAX_PRIORITY}"));
             self.diagnostics.push(error.help("numbers above it are for Gantry's own routers"));
@@ -124,7 +131,7 @@ impl<'a> Compiler<'a> {
         let here = || ready.iter().filter(|r| r.entry_points.contains(&entry_point.index));
         let fixed_tls = settings.http.tls.as_ref();
         // Options first: a router whose options cannot be bound to a host must not be served at all.
-        let hosts: Vec<Vec<String>> = here().map(|r| r.rule.hosts()).collect();
+        let hosts: Vec<Vec<String>> = here().map(|r| tls_hosts(&r.rule)).collect();
         let secured = here().zip(&hosts).filter_map(|(r, hosts)| {
             let own = r.settings.tls.as_ref().map(|tls| tls.options.as_str());
             let options = own.or(fixed_tls.map(|tls| tls.options.as_str()))?;
@@ -135,7 +142,8 @@ impl<'a> Compiler<'a> {
         self.report(found);
         let mut plan = Plan { plain: Vec::new(), secure: Vec::new(), tls };
         for router in here() {
-            let is_refused = refused.iter().any(|path| path.starts_with(&router.path));
+            let below = format!("{}.", router.path);
+            let is_refused = refused.iter().any(|path| *path == router.path || path.starts_with(&below));
             if is_refused {
                 continue;
             }
@@ -284,6 +292,16 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// The hosts that a rule's TLS options are bound to. A rule that some request satisfies whatever its host (`*` among
+/// them) cannot have options of its own.
+fn tls_hosts(rule: &Rule) -> Vec<String> {
+    let mut hosts = rule.hosts();
+    if !hosts.is_empty() && rule.needs().hosts.is_none() {
+        hosts.push("*".to_owned());
+    }
+    hosts
 }
 
 /// A rule's error, with the place inside of the rule.

@@ -214,7 +214,7 @@ mod tests {
         let target = |t: &'static str| rules.normalise(&PathAndQuery::from_static(t));
         assert_eq!(target("/a%2Fb"), Err(Refused::EncodedCharacter));
         assert_eq!(target("/a%2fb"), Err(Refused::EncodedCharacter));
-        assert_eq!(target("/a%5Cb"), Ok(None).or(target("/a%5Cb")));
+        assert_eq!(target("/a%5cb").expect("a target").expect("changed"), "/a%5Cb");
         assert_eq!(target("/a?x=%2F"), Ok(None));
         assert_eq!(target("/?a=1;b=2"), Ok(None));
         let encoding = TargetRules::new(true, &EncodedCharacters::default(), true);
