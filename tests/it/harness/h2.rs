@@ -99,6 +99,11 @@ impl H2 {
 pub struct Pending(JoinHandle<Result<Reply, h2::Error>>);
 
 impl Pending {
+    /// Gives the request up: its stream is reset.
+    pub fn reset(self) {
+        self.0.abort();
+    }
+
     #[track_caller]
     pub fn reply(self) -> Reply {
         let Self(task) = self;
