@@ -13,8 +13,16 @@ fn timeouts(keys: &str) -> String {
 fn header_fields_that_are_too_large() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).web("http: {maxHeaderBytes: 2000}").run();
-    gateway.get("/").header("X-Big", &"p".repeat(300)).send().assert_status(200);
-    gateway.get("/").header("X-Big", &"p".repeat(7000)).send().assert_status(431);
+    gateway
+        .get("/")
+        .header("X-Big", &"p".repeat(300))
+        .send()
+        .assert_status(200);
+    gateway
+        .get("/")
+        .header("X-Big", &"p".repeat(7000))
+        .send()
+        .assert_status(431);
     gateway.get(&format!("/{}", "p".repeat(7000))).send().assert_status(431);
     assert_eq!(backend.count(), 1);
 }
@@ -23,7 +31,11 @@ fn header_fields_that_are_too_large() {
 fn header_fields_of_60_kib_pass_by_default() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
-    gateway.get("/").header("X-Big", &"p".repeat(60_000)).send().assert_status(200);
+    gateway
+        .get("/")
+        .header("X-Big", &"p".repeat(60_000))
+        .send()
+        .assert_status(200);
     assert_eq!(backend.last().header("x-big").map(str::len), Some(60_000));
 }
 
@@ -62,7 +74,11 @@ fn a_slow_head_is_ended_by_the_header_timeout() {
 #[test]
 fn a_connection_that_says_nothing_is_ended() {
     let backend = Backend::start();
-    let keys = if gateway::is_gantry() { "headerTimeout: 300ms, idleTimeout: 300ms" } else { "readTimeout: 300ms" };
+    let keys = if gateway::is_gantry() {
+        "headerTimeout: 300ms, idleTimeout: 300ms"
+    } else {
+        "readTimeout: 300ms"
+    };
     let gateway = gateway().to(&backend).web(&timeouts(keys)).run();
     let mut client = gateway.client();
     let silent = client.try_reply("GET");
@@ -77,7 +93,10 @@ fn an_idle_connection_is_ended_by_the_idle_timeout() {
     client.get("/").assert_status(200);
     client.get("/").assert_status(200);
     let open = client.time_to_end();
-    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&open), "{open:?}");
+    assert!(
+        (Duration::from_millis(300)..Duration::from_secs(5)).contains(&open),
+        "{open:?}"
+    );
 }
 
 #[test]
@@ -109,7 +128,10 @@ fn a_body_that_stops_is_ended_by_the_body_idle_timeout() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf");
     let start = Instant::now();
     let reply = client.try_reply("POST");
-    assert!(reply.is_err() || reply.is_ok_and(|reply| reply.status == 408), "another answer");
+    assert!(
+        reply.is_err() || reply.is_ok_and(|reply| reply.status == 408),
+        "another answer"
+    );
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eventually!(backend.last().outcome == Outcome::Gone);
 }
@@ -139,7 +161,10 @@ fn a_backend_that_reads_slowly_does_not_run_the_body_timer() {
         let answer = connection.body(16 << 20).map_or("500 No", |_| "200 OK");
         let _gone = connection.write(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").as_bytes());
     });
-    let gateway = gateway().to_url(&backend.url()).web(&timeouts("bodyIdleTimeout: 300ms")).run();
+    let gateway = gateway()
+        .to_url(&backend.url())
+        .web(&timeouts("bodyIdleTimeout: 300ms"))
+        .run();
     gateway.post("/", pattern(16 << 20)).send().assert_status(200);
 }
 
@@ -177,7 +202,9 @@ fn a_client_that_goes_in_the_middle_of_its_upload_ends_the_backends_request() {
     for reset in [true, false] {
         backend.forget();
         let mut client = gateway.client();
-        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n").send(pattern(64 << 10));
+        client
+            .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n")
+            .send(pattern(64 << 10));
         assert_eventually!(backend.count() == 1);
         if reset {
             client.reset();
@@ -251,13 +278,23 @@ fn too_large_bodies_are_refused_by_buffering() {
     let backend = Backend::start();
     let yaml = gateway::all_to(&[&backend.url()])
         .replace("service: s}", "service: s, middlewares: [b]}")
-        .replace("  services", "  middlewares: {b: {buffering: {maxRequestBodyBytes: 1000}}}\n  services");
+        .replace(
+            "  services",
+            "  middlewares: {b: {buffering: {maxRequestBodyBytes: 1000}}}\n  services",
+        );
     let gateway = gateway().dynamic(&yaml).run();
     gateway.post("/", pattern(1000)).send().assert_status(200);
     let reply = gateway.post("/", pattern(1001)).send();
     reply.assert_status(413).assert_body("Request Entity Too Large");
     gateway.post("/", "").chunked(pattern(5000)).send().assert_status(413);
-    assert_eq!(backend.seen().iter().filter(|seen| seen.outcome == Outcome::Answered).count(), 1);
+    assert_eq!(
+        backend
+            .seen()
+            .iter()
+            .filter(|seen| seen.outcome == Outcome::Answered)
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -275,14 +312,21 @@ fn in_flight_requests() {
     let backend = Backend::start();
     let yaml = gateway::all_to(&[&backend.url()])
         .replace("service: s}", "service: s, middlewares: [f]}")
-        .replace("  services", "  middlewares: {f: {inFlightReq: {amount: 2}}}\n  services");
+        .replace(
+            "  services",
+            "  middlewares: {f: {inFlightReq: {amount: 2}}}\n  services",
+        );
     let gateway = gateway().dynamic(&yaml).run();
     let mut held: Vec<_> = (0..2).map(|_| gateway.client()).collect();
     for client in &mut held {
         client.send("GET /?delay=60000 HTTP/1.1\r\nHost: app.test\r\n\r\n");
     }
     assert_eventually!(backend.count() == 2);
-    gateway.get("/").send().assert_status(429).assert_body("max connections reached: 2");
+    gateway
+        .get("/")
+        .send()
+        .assert_status(429)
+        .assert_body("max connections reached: 2");
     // By default hosts are counted apart.
     gateway.get("/").host("other.test").send().assert_status(200);
     held.pop();

@@ -13,7 +13,10 @@ fn routers(rows: &[(&str, &str, &str)]) -> (Vec<Backend>, Gateway) {
     for (name, _, _) in rows {
         let body = (*name).to_owned();
         let backend = Backend::answering(move |_| Answer::new(200).body(body.clone()));
-        yaml += &format!("    {name}: {{loadBalancer: {{servers: [{{url: \"{}\"}}]}}}}\n", backend.url());
+        yaml += &format!(
+            "    {name}: {{loadBalancer: {{servers: [{{url: \"{}\"}}]}}}}\n",
+            backend.url()
+        );
         backends.push(backend);
     }
     (backends, gateway().dynamic(&yaml).run())
@@ -71,9 +74,14 @@ fn operators_and_priorities() {
         ("last", "PathPrefix(`/`) && !PathPrefix(`/n`)", ", priority: -1"),
         ("either", "(Path(`/x`) || Path(`/y`)) && Header(`K`, `v`)", ""),
     ]);
-    for (target, name) in
-        [("/a", "short"), ("/a/x", "short"), ("/a/b", "long"), ("/a/b/c", "first"), ("/z", "last"), ("/x", "last")]
-    {
+    for (target, name) in [
+        ("/a", "short"),
+        ("/a/x", "short"),
+        ("/a/b", "long"),
+        ("/a/b/c", "first"),
+        ("/z", "last"),
+        ("/x", "last"),
+    ] {
         gateway.get(target).send().assert_status(200).assert_body(name);
     }
     gateway.get("/y").header("K", "v").send().assert_body("either");
@@ -82,11 +90,15 @@ fn operators_and_priorities() {
 
 #[test]
 fn the_path_that_is_matched_is_the_path_that_is_sent() {
-    let (backends, gateway) = routers(&[
-        ("admin", "PathPrefix(`/admin`)", ""),
-        ("open", "PathPrefix(`/`)", ""),
-    ]);
-    for target in ["/admin", "//admin", "/x/../admin", "/%61dmin", "/./admin", "/x/%2e%2e/admin"] {
+    let (backends, gateway) = routers(&[("admin", "PathPrefix(`/admin`)", ""), ("open", "PathPrefix(`/`)", "")]);
+    for target in [
+        "/admin",
+        "//admin",
+        "/x/../admin",
+        "/%61dmin",
+        "/./admin",
+        "/x/%2e%2e/admin",
+    ] {
         gateway.get(target).send().assert_body("admin");
         assert!(backends[0].last().target.starts_with("/admin"), "{target}");
     }
@@ -108,8 +120,10 @@ fn the_host_is_compared_without_case_port_and_trailing_dot() {
 
 #[test]
 fn a_router_answers_on_its_entry_points_only() {
-    let (_backends, gateway) =
-        routers(&[("web", "Path(`/web`)", ", entryPoints: [web]"), ("other", "Path(`/other`)", ", entryPoints: [ready]")]);
+    let (_backends, gateway) = routers(&[
+        ("web", "Path(`/web`)", ", entryPoints: [web]"),
+        ("other", "Path(`/other`)", ", entryPoints: [ready]"),
+    ]);
     gateway.get("/web").send().assert_status(200);
     gateway.get("/other").send().assert_status(404);
 }
@@ -155,7 +169,13 @@ fn a_stripped_path_cannot_climb() {
             admin.url()
         ))
         .run();
-    for target in ["/strip%2fadmin/x", "/strip../admin/x", "/strip..%2fadmin", "/strip%5cadmin", "/strip./x"] {
+    for target in [
+        "/strip%2fadmin/x",
+        "/strip../admin/x",
+        "/strip..%2fadmin",
+        "/strip%5cadmin",
+        "/strip./x",
+    ] {
         gateway.get(target).send().assert_status(400);
     }
     assert_eq!(backend.count(), 0);
@@ -177,7 +197,13 @@ fn redirect_scheme() {
         ("GET", "/found?a=b", 302, "https://app.test/found?a=b", "Found"),
         ("GET", "/moved", 301, "https://app.test:8443/moved", "Moved Permanently"),
         ("POST", "/found", 307, "https://app.test/found", "Temporary Redirect"),
-        ("PUT", "/moved", 308, "https://app.test:8443/moved", "Permanent Redirect"),
+        (
+            "PUT",
+            "/moved",
+            308,
+            "https://app.test:8443/moved",
+            "Permanent Redirect",
+        ),
     ] {
         let reply = gateway.request(method, target).host("app.test:80").send();
         reply.assert_status(status).assert_body(body);
@@ -201,7 +227,10 @@ fn headers_middleware() {
     let reply = gateway.get("/").header("X-Drop", "1").header("x-new", "client").send();
     reply.assert_status(200);
     let seen = backend.last();
-    assert_eq!((seen.header("x-new"), seen.header("x-drop"), seen.header("host")), (Some("a"), None, Some("other.test")));
+    assert_eq!(
+        (seen.header("x-new"), seen.header("x-drop"), seen.header("host")),
+        (Some("a"), None, Some("other.test"))
+    );
     assert_eq!(reply.header("x-set"), Some("gateway"));
     assert_eq!((reply.header("x-gone"), reply.header("x-more")), (None, Some("m")));
 }
@@ -221,7 +250,12 @@ fn ip_allow_list() {
         ))
         .run();
     gateway.get("/peer").send().assert_status(200);
-    gateway.get("/peer").from("127.0.0.2").send().assert_status(403).assert_body("Forbidden");
+    gateway
+        .get("/peer")
+        .from("127.0.0.2")
+        .send()
+        .assert_status(403)
+        .assert_body("Forbidden");
     let depth = |list: &str| gateway.get("/depth").header("X-Forwarded-For", list).send().status;
     assert_eq!(depth("10.1.1.1, 1.1.1.1"), 200);
     assert_eq!(depth("9.9.9.9, 10.1.1.1"), 404);

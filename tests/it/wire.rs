@@ -26,7 +26,10 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wire");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     paths.iter().map(|path| case(path)).collect()
 }
@@ -40,7 +43,12 @@ fn case(path: &Path) -> Case {
         verdict.pop();
     }
     let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-    Case { name, verdict, only_gantry, bytes: unescape(rest) }
+    Case {
+        name,
+        verdict,
+        only_gantry,
+        bytes: unescape(rest),
+    }
 }
 
 fn unescape(text: &str) -> Vec<u8> {
@@ -78,7 +86,12 @@ fn answers(gateway: &Gateway, bytes: &[u8], most: usize) -> (Vec<Reply>, bool) {
     while replies.len() < most {
         match client.try_reply("GET") {
             Ok(reply) => replies.push(reply),
-            Err(error) => return (replies, matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+            Err(error) => {
+                return (
+                    replies,
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                );
+            }
         }
     }
     (replies, false)
@@ -97,26 +110,42 @@ fn fixtures() {
             _ => 3,
         };
         let (replies, silent) = answers(&gateway, &case.bytes, most);
-        assert_eventually!(backend.seen().iter().all(|seen| seen.outcome != Outcome::Running), "{}", case.name);
+        assert_eventually!(
+            backend.seen().iter().all(|seen| seen.outcome != Outcome::Running),
+            "{}",
+            case.name
+        );
         // The next request on a new connection must find the gateway and the backend in step.
         let marker = format!("/marker/{}", case.name);
         let after = gateway.get(&marker).send();
         let seen = backend.seen();
         // What never came to its end at the backend was answered to nobody.
-        let seen: Vec<_> = seen.iter().filter(|seen| case.verdict[0] != "safe" || seen.outcome == Outcome::Answered).collect();
+        let seen: Vec<_> = seen
+            .iter()
+            .filter(|seen| case.verdict[0] != "safe" || seen.outcome == Outcome::Answered)
+            .collect();
         let targets: Vec<_> = seen.iter().map(|seen| seen.target.as_str()).collect();
         let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
         let judged = judge(case, &statuses, &targets, &marker, after.status);
         let hangs = silent && case.verdict[0] == "refuse";
-        if let Err(why) = judged.and(if hangs { Err("neither an answer nor an end") } else { Ok(()) }) {
-            wrong.push(format!("{}: {why}; wanted {:?}, answers {statuses:?}, backend {targets:?}", case.name, case.verdict));
+        if let Err(why) = judged.and(if hangs {
+            Err("neither an answer nor an end")
+        } else {
+            Ok(())
+        }) {
+            wrong.push(format!(
+                "{}: {why}; wanted {:?}, answers {statuses:?}, backend {targets:?}",
+                case.name, case.verdict
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 fn judge(case: &Case, statuses: &[u16], targets: &[&str], marker: &str, after: u16) -> Result<(), &'static str> {
-    let [targets @ .., last] = targets else { return Err("the marker did not arrive") };
+    let [targets @ .., last] = targets else {
+        return Err("the marker did not arrive");
+    };
     if after != 200 || *last != marker {
         return Err("the next request was harmed");
     }
@@ -136,7 +165,11 @@ fn judge(case: &Case, statuses: &[u16], targets: &[&str], marker: &str, after: u
         }
         "forward" => {
             let wanted: Vec<_> = case.verdict[1..].iter().map(String::as_str).collect();
-            if targets != wanted { Err("other requests") } else { Ok(()) }
+            if targets != wanted {
+                Err("other requests")
+            } else {
+                Ok(())
+            }
         }
         "safe" if targets.len() > statuses.len() => Err("more requests than answers"),
         "safe" => Ok(()),
@@ -155,7 +188,10 @@ fn a_request_with_both_lengths_is_the_last_of_its_connection() {
     reply.assert_status(200);
     assert_eq!(reply.header("connection"), Some("close"));
     assert!(client.is_ended());
-    assert_eq!(backend.last().head.all("content-length").len() + backend.last().head.all("transfer-encoding").len(), 1);
+    assert_eq!(
+        backend.last().head.all("content-length").len() + backend.last().head.all("transfer-encoding").len(),
+        1
+    );
 }
 
 #[test]
@@ -164,7 +200,10 @@ fn the_body_of_a_refused_request_is_never_read_as_a_request() {
     let yaml = gateway::all_to(&[&backend.url()]).replace("PathPrefix(`/`)", "Path(`/only`)");
     let gateway = gateway().dynamic(&yaml).run();
     let hidden = "GET /only HTTP/1.1\r\nHost: a\r\n\r\n";
-    let bytes = format!("POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len());
+    let bytes = format!(
+        "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{hidden}",
+        hidden.len()
+    );
     let (replies, _) = answers(&gateway, bytes.as_bytes(), 2);
     assert_eq!(replies.len(), 1);
     replies[0].assert_status(404);
@@ -173,13 +212,24 @@ fn the_body_of_a_refused_request_is_never_read_as_a_request() {
 
 #[test]
 fn a_body_that_breaks_its_chunks_ends_the_backends_request_uncleanly() {
-    for broken in ["5\r\nhello\r\nZZ\r\n", "5\r\nhelloX", "5;\nx\r\nhello\r\n", "ffffffffffffffffff\r\n"] {
+    for broken in [
+        "5\r\nhello\r\nZZ\r\n",
+        "5\r\nhelloX",
+        "5;\nx\r\nhello\r\n",
+        "ffffffffffffffffff\r\n",
+    ] {
         let backend = Backend::start();
         let gateway = gateway().to(&backend).run();
         let bytes = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{broken}");
         let (replies, _) = answers(&gateway, bytes.as_bytes(), 2);
-        assert!(replies.iter().all(|reply| reply.status >= 400), "{broken:?}: {replies:?}");
-        assert_eventually!(backend.seen().iter().all(|seen| seen.outcome == Outcome::Gone), "{broken:?}");
+        assert!(
+            replies.iter().all(|reply| reply.status >= 400),
+            "{broken:?}: {replies:?}"
+        );
+        assert_eventually!(
+            backend.seen().iter().all(|seen| seen.outcome == Outcome::Gone),
+            "{broken:?}"
+        );
     }
 }
 
@@ -198,10 +248,18 @@ fn a_second_answer_of_the_backend_goes_to_nobody() {
 fn h2_requests_that_are_malformed_never_reach_the_backend() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
-    for (name, value) in [("connection", "close"), ("transfer-encoding", "chunked"), ("upgrade", "h2c"), ("te", "gzip")] {
+    for (name, value) in [
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+    ] {
         let answer = gateway.h2().try_send("GET", "/", &[(name, value)], None);
         let refused = answer.as_ref().map_or(true, |reply| reply.status == 400);
-        assert!(refused || (name == "te" && backend.last().header("te").is_none()), "{name}: {answer:?}");
+        assert!(
+            refused || (name == "te" && backend.last().header("te").is_none()),
+            "{name}: {answer:?}"
+        );
     }
     let cookies = [("cookie", "a=1"), ("cookie", "b=2")];
     gateway.h2().send("GET", "/", &cookies, None).assert_status(200);

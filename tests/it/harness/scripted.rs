@@ -41,12 +41,21 @@ impl Scripted {
                 }
                 let Ok(stream) = stream else { continue };
                 let number = count.fetch_add(1, Ordering::SeqCst);
-                let mut connection = Connection { reader: BufReader::new(stream), heads: record.clone(), number };
+                let mut connection = Connection {
+                    reader: BufReader::new(stream),
+                    heads: record.clone(),
+                    number,
+                };
                 let script = script.clone();
                 std::thread::spawn(move || script(&mut connection));
             }
         });
-        Self { address, stopped, accepted, heads }
+        Self {
+            address,
+            stopped,
+            accepted,
+            heads,
+        }
     }
 
     /// Answers each request with these bytes.
@@ -120,7 +129,9 @@ impl Connection {
 
     /// Ends the connection with a reset.
     pub fn reset(&mut self) {
-        socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.reader.get_ref())
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
     }
 
     /// Reads a body of this length.
@@ -146,11 +157,15 @@ impl Connection {
     /// Whether the kernel's table of sockets holds this connection as open in both directions.
     fn is_established(&self, table: &str) -> bool {
         let hex = |address: SocketAddr| {
-            let std::net::IpAddr::V4(ip) = address.ip() else { return String::new() };
+            let std::net::IpAddr::V4(ip) = address.ip() else {
+                return String::new();
+            };
             format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port())
         };
         let stream = self.reader.get_ref();
-        let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return false };
+        let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+            return false;
+        };
         let wanted = format!("{} {} 01", hex(own), hex(peer));
         table.lines().any(|line| line.contains(&wanted))
     }
