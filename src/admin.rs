@@ -1,1 +1,4 @@
-//! admin
+//! What the operator asks: `/ping` and `/metrics`.
+
+pub mod metrics;
+pub mod ping;

@@ -1,1 +1,85 @@
-//! compile
+//! Raw configuration becomes a [`Snapshot`]: pure, no IO, all errors at once.
+//!
+//! An object with an error disables the routers that use it, and them alone. The same code serves the gateway and
+//! `gantry check`.
+
+pub(crate) mod entry_points;
+mod names;
+mod routers;
+mod services;
+pub mod snapshot;
+mod transports;
+
+use std::sync::Arc;
+
+use crate::admin::ping::Ping;
+use crate::config::Resources;
+use crate::config::dynamic::Dynamic;
+use crate::config::static_config::Static;
+use crate::diag::Diagnostic;
+use crate::listen::entry_point::EntryPoint;
+use crate::observe::metrics::{CertificateLabels, Metrics};
+use crate::router::Index;
+use crate::runtime::Runtime;
+use crate::tls::cache::TlsCache;
+use crate::tls::server::TlsSetup;
+use snapshot::{EntryPointPlan, Snapshot};
+
+/// What stays the same from one compile to the next.
+#[derive(Debug)]
+pub struct Context {
+    /// The static configuration.
+    pub settings: Static,
+    /// Its entry points, compiled.
+    pub entry_points: Vec<Arc<EntryPoint>>,
+    /// State that outlives snapshots.
+    pub runtime: Runtime,
+    /// Series.
+    pub metrics: Arc<Metrics>,
+    /// Certificates and TLS settings that were parsed before.
+    pub tls: TlsCache,
+    /// `ping@internal`
+    pub ping: Arc<Ping>,
+}
+
+/// A snapshot and what was wrong on the way.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What can be served.
+    pub snapshot: Snapshot,
+    /// Errors and warnings, with paths and without places.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The certificates that are served, for metrics.
+    pub certificates: Vec<CertificateLabels>,
+}
+
+/// Compiles `dynamic`.
+#[must_use]
+pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, generation: u64) -> Compiled {
+    let mut diagnostics = Vec::new();
+    let services = services::build(context, dynamic, resources, &mut diagnostics);
+    let (setup, found) = TlsSetup::build(&dynamic.tls, resources, &context.tls);
+    diagnostics.extend(found);
+    let mut plans = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
+    services.mark_models(plans.iter().flat_map(|p| p.plain.iter().chain(&p.secure)).map(|e| &*e.value));
+    let entry_points = plans
+        .drain(..)
+        .map(|plan| EntryPointPlan {
+            plain: Index::build(plan.plain),
+            secure: Index::build(plan.secure),
+            tls: plan.tls,
+        })
+        .collect();
+    let certificates = setup
+        .store()
+        .all()
+        .map(|identity| CertificateLabels {
+            cn: identity.info.common_name.clone(),
+            serial: identity.info.serial.clone(),
+            sans: identity.info.names().join(","),
+            not_after: identity.info.not_after,
+        })
+        .collect();
+    let snapshot = Snapshot { generation, entry_points, balancers: services.into_balancers() };
+    Compiled { snapshot, diagnostics, certificates }
+}

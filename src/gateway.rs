@@ -1,1 +1,177 @@
-//! gateway
+//! Start → supervise → drain: the main loop over one closed enum of events.
+//!
+//! Only this module spawns long-lived tasks and threads. The control plane runs on the calling thread; each worker has
+//! a thread of its own and never waits for the control plane.
+
+mod reload;
+mod observe_options;
+pub(crate) mod startup;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::config::static_config::Static;
+use crate::http::worker::Stage;
+use crate::observe::log::{LIFECYCLE, Log};
+use crate::provider::{self, Provider as _};
+use reload::Reloader;
+use workers::Workers;
+
+/// What the gateway is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// The static configuration.
+    pub settings: Static,
+    /// Data-plane workers; `None`: as many as the process has processors.
+    pub workers: Option<usize>,
+    /// The application log, for SIGUSR1.
+    pub log: Option<Log>,
+}
+
+/// What can happen while the gateway serves. Nothing else reaches the main loop.
+enum Event {
+    /// A provider has something new.
+    Configuration(provider::Event),
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR1.
+    Reopen,
+    /// A worker thread ended though nobody asked it to.
+    WorkerLost,
+}
+
+/// Runs the gateway until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: a port that is taken, configuration that cannot be read.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("gantry-control")
+        .build()
+        .context("cannot start the control runtime")?;
+    runtime.block_on(supervise(options))
+}
+
+async fn supervise(options: Options) -> anyhow::Result<()> {
+    let count = options.workers.unwrap_or_else(startup::processors).max(1);
+    let started = startup::prepare(options.settings)?;
+    let mut signals = Signals::new()?;
+    let mut provider = started.provider;
+    let (mut reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
+    let listeners = startup::listen(reloader.context(), count)?;
+    let snapshot = reloader.publish(compiled);
+    let mut workers = Workers::start(count, listeners, reloader.context(), snapshot, started.access_log.as_ref())?;
+    tracing::info!(target: LIFECYCLE, version = env!("CARGO_PKG_VERSION"), workers = count, "Gantry serves");
+
+    let (sender, mut events) = mpsc::channel(1);
+    let handle = provider.as_ref().map(crate::provider::file::FileProvider::handle);
+    if let Some(provider) = provider {
+        tokio::spawn(Box::new(provider).run(sender.clone()));
+    }
+    reloader.watch(handle);
+    loop {
+        let event = tokio::select! {
+            Some(event) = events.recv() => Event::Configuration(event),
+            event = signals.next() => event,
+            () = workers.lost() => Event::WorkerLost,
+        };
+        match event {
+            Event::Configuration(event) => reloader.apply(&event),
+            Event::Reload => reloader.ask(),
+            Event::Reopen => {
+                if let Some(log) = &options.log {
+                    log.reopen();
+                }
+                if let Some(log) = &started.access_log {
+                    log.reopen();
+                }
+            }
+            Event::Stop => break,
+            Event::WorkerLost => anyhow::bail!("a worker thread ended by a bug; the process ends so that it is started anew"),
+        }
+    }
+    drop(events);
+    drain(&mut workers, &reloader, &mut signals).await;
+    if let Some(log) = &started.access_log {
+        log.flush(Duration::from_secs(2));
+    }
+    Ok(())
+}
+
+/// Traefik's life cycle: not ready → grace for accepting → no more connections → grace for requests → the end. A second
+/// signal ends it at once.
+async fn drain(workers: &mut Workers, reloader: &Reloader, signals: &mut Signals) {
+    let context = reloader.context();
+    let longest = |grace: fn(&crate::config::static_config::LifeCycle) -> Duration| {
+        context.entry_points.iter().map(|e| grace(&e.life_cycle)).max().unwrap_or_default()
+    };
+    let accepting = longest(|l| l.request_accept_grace_timeout);
+    let grace = longest(|l| l.grace_time_out);
+    context.ping.terminate();
+    tracing::info!(target: LIFECYCLE, ?accepting, ?grace, "draining");
+    let quiet = async {
+        tokio::time::sleep(accepting).await;
+        workers.tell(Stage::Draining);
+        // Zero means no limit, as with Go's server.
+        if grace.is_zero() {
+            workers.ended().await;
+        } else if timeout(grace, workers.ended()).await.is_err() {
+            tracing::warn!(target: LIFECYCLE, "the grace timeout passed: what still runs is cut off");
+        }
+    };
+    tokio::select! {
+        () = quiet => {}
+        () = signals.stop() => tracing::warn!(target: LIFECYCLE, "a second signal: ending at once"),
+    }
+    workers.tell(Stage::Aborting);
+    let _ = timeout(Duration::from_secs(2), workers.ended()).await;
+    tracing::info!(target: LIFECYCLE, "drained");
+}
+
+/// The signals that concern the gateway.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let open = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+            hangup: open(SignalKind::hangup())?,
+            user1: open(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.hangup.recv() => Event::Reload,
+            _ = self.user1.recv() => Event::Reopen,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Listening sockets by entry point: one per worker.
+type Listeners = BTreeMap<usize, Vec<std::net::TcpListener>>;

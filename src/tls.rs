@@ -1,1 +1,39 @@
-//! tls
+//! TLS on both sides: what clients speak to Gantry, and what Gantry speaks to `https` servers.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `keys` | PEM → certificate chain and key that belong together |
+//! | `store` | which certificate a server name gets |
+//! | `cipher` | Traefik's names of versions, cipher suites and curves → rustls |
+//! | `options` | `tls.options.NAME` → rustls `ServerConfig` |
+//! | `server` | handshakes of clients: server name → options → certificate |
+//! | `client` | `serversTransports.NAME` → handshakes with servers |
+//! | `verify` | how the certificate of a server is judged |
+//! | `bulk` | larger reads below rustls while a large body flows |
+//! | `cache` | what a reload keeps: parsed certificates, rustls configurations, ticket keys |
+//!
+//! Invariants:
+//! - Nothing here reads a file, but the certificate roots of the system (once a process, in `client`): the caller
+//!   hands in the contents as [`crate::config::Resources`].
+//! - A handshake takes no lock that a build holds: [`server::ServerTls`] is immutable.
+//! - A name whose options are broken is never served with other options: its connections are closed.
+//! - Session tickets are shared by all options that ask for no client certificate, and by no other.
+
+pub mod bulk;
+pub mod cache;
+pub mod cipher;
+pub mod client;
+pub mod keys;
+pub mod options;
+pub mod server;
+pub mod store;
+pub mod stub;
+pub mod verify;
+
+/// The first byte of a TLS connection: the record type `handshake` (RFC 8446 section 5.1).
+///
+/// On an entry point that serves plain and TLS routers, a connection that begins with another byte is plain.
+pub const CLIENT_HELLO_FIRST_BYTE: u8 = 0x16;
+
+#[cfg(test)]
+mod fixture;

@@ -1,0 +1,167 @@
+//! `gantry check`: everything that a start would find out, without serving.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Format;
+use crate::compile::{Context, compile};
+use crate::config::dynamic::Dynamic;
+use crate::config::static_config::{EntryPoint, Static};
+use crate::config::{self, Decoded, Kind, Resources};
+use crate::diag::Diagnostic;
+use crate::gateway;
+use crate::provider::Problem;
+use crate::provider::file::{FileProvider, Target};
+
+/// Checks `files` together and prints what was found. Exit 0 without errors, 1 with.
+#[must_use]
+pub fn run(files: &[PathBuf], format: Format) -> ExitCode {
+    let mut check = Check::default();
+    for file in files {
+        check.read(file);
+    }
+    check.follow_static();
+    check.compile();
+    let errors = check.found.iter().filter(|d| d.is_error()).count();
+    let warnings = check.found.len() - errors;
+    match format {
+        Format::Json => {
+            let list: Vec<_> = check.found.iter().map(Diagnostic::to_json).collect();
+            println!("{}", serde_json::Value::Array(list));
+        }
+        Format::Text => {
+            for diagnostic in &check.found {
+                println!("{diagnostic}\n");
+            }
+            let files = check.read.len();
+            let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+            println!(
+                "{} checked: {}, {}",
+                plural(files, "file"),
+                plural(errors, "error"),
+                plural(warnings, "warning")
+            );
+        }
+    }
+    if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Default)]
+struct Check {
+    found: Vec<Diagnostic>,
+    read: BTreeSet<PathBuf>,
+    settings: Option<Decoded<Static>>,
+    dynamic: Vec<Decoded<Dynamic>>,
+}
+
+impl Check {
+    /// Reads a file, or a folder of dynamic files.
+    fn read(&mut self, path: &Path) {
+        if path.is_dir() {
+            return self.read_provider(Target::Directory(path.to_owned()));
+        }
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.text(path, &name, &text),
+            Err(e) => {
+                self.found.push(Diagnostic::error(name, format!("cannot read `{}`: {e}", path.display())).help("check the path and its permissions"));
+            }
+        }
+    }
+
+    fn text(&mut self, path: &Path, name: &str, text: &str) {
+        if !self.read.insert(path.to_owned()) {
+            return;
+        }
+        match config::recognise(text) {
+            Kind::Static => {
+                let decoded = config::decode_static(name, text);
+                self.found.extend(decoded.diagnostics.iter().cloned());
+                self.settings = Some(decoded);
+            }
+            Kind::Dynamic | Kind::Unknown => {
+                let decoded = config::decode_dynamic(name, text);
+                self.found.extend(decoded.diagnostics.iter().cloned());
+                self.dynamic.push(decoded);
+            }
+        }
+    }
+
+    fn read_provider(&mut self, target: Target) {
+        let event = FileProvider::new(target, false, Duration::ZERO, Duration::ZERO).load_what_is_there();
+        for problem in event.all_problems() {
+            self.found.push(of_problem(problem));
+        }
+        for file in &event.files {
+            if let Ok(text) = &file.text {
+                self.text(&file.path, &file.path.display().to_string(), text);
+            }
+        }
+    }
+
+    /// A static file names its dynamic ones: they are checked with it, unless dynamic files were given.
+    fn follow_static(&mut self) {
+        if !self.dynamic.is_empty() {
+            return;
+        }
+        let Some(file) = self.settings.as_ref().and_then(|s| s.value.providers.file.clone()) else { return };
+        self.read_provider(if file.filename.is_empty() {
+            Target::Directory(file.directory.into())
+        } else {
+            Target::Filename(file.filename.into())
+        });
+    }
+
+    /// Compiles what could be decoded: dangling references, certificates, weights, shadowed routers.
+    fn compile(&mut self) {
+        let usable: Vec<&Decoded<Dynamic>> = self.dynamic.iter().filter(|d| d.is_usable()).collect();
+        let merged = config::merge(usable);
+        let settings = match &self.settings {
+            Some(decoded) if decoded.is_usable() => decoded.value.clone(),
+            _ => assumed(&merged.value),
+        };
+        let context: Context = match gateway::startup::context(settings) {
+            Ok(context) => context,
+            Err(e) => return self.found.push(Diagnostic::error("", e.to_string())),
+        };
+        let mut paths = config::references(&merged.value);
+        paths.extend(config::static_references(&context.settings));
+        let resources = Resources::load(paths);
+        let compiled = compile(&context, &merged.value, &resources, 0);
+        let located = |diagnostic: Diagnostic| match &self.settings {
+            Some(settings) if ["serversTransport.", "entryPoints."].iter().any(|p| diagnostic.path.starts_with(p)) => {
+                settings.attach(diagnostic)
+            }
+            _ => merged.attach(diagnostic),
+        };
+        let unfinished = self.dynamic.iter().any(|d| !d.is_usable());
+        let later: Vec<Diagnostic> = merged
+            .diagnostics
+            .iter()
+            .cloned()
+            .chain(compiled.diagnostics)
+            .map(located)
+            // Where a file could not be decoded, what it would have declared is missing only because of that.
+            .filter(|d| !(unfinished && d.message.starts_with("there is no ")))
+            .collect();
+        self.found.extend(later);
+    }
+}
+
+/// Without a static file every entry point that a router names is taken to exist.
+fn assumed(dynamic: &Dynamic) -> Static {
+    let names = dynamic.http.routers.values().flat_map(|r| r.entry_points.iter().map(String::as_str));
+    let entry_point = |name: &str| (name.to_owned(), EntryPoint { address: ":0".to_owned(), ..EntryPoint::default() });
+    let entry_points: BTreeMap<_, _> = names.chain(["web"]).map(entry_point).collect();
+    Static { entry_points, ..Static::default() }
+}
+
+fn of_problem(problem: &Problem) -> Diagnostic {
+    let path = problem.path.display().to_string();
+    let message = format!("{path}: {}", problem.message);
+    let diagnostic =
+        if problem.is_error() { Diagnostic::error(path, message) } else { Diagnostic::warning(path, message) };
+    diagnostic.help(problem.help.clone())
+}

@@ -1,0 +1,105 @@
+//! What entry points bring along: which ones are defaults, and the routers that Gantry makes itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Context;
+use super::routers::Plan;
+use super::snapshot::RouterPlan;
+use crate::config::static_config::{RedirectEntryPoint, Static};
+use crate::listen::entry_point::EntryPoint;
+use crate::middleware::Middleware;
+use crate::middleware::redirect_scheme::{RedirectScheme, entry_point_port};
+use crate::router::Entry;
+use crate::rule;
+use crate::service::{Internal, Service};
+
+/// The entry point that is made when ping or metrics want one.
+pub(super) const ADMIN: &str = "traefik";
+
+/// The entry points of a router that names none: those with `asDefault`, else all but the admin one.
+pub(super) fn defaults(settings: &Static, entry_points: &[Arc<EntryPoint>]) -> BTreeSet<usize> {
+    let is_default = |e: &EntryPoint| settings.entry_points.get(&e.name).is_some_and(|s| s.as_default);
+    let chosen = |e: &&Arc<EntryPoint>| match entry_points.iter().any(|e| is_default(e)) {
+        true => is_default(e),
+        false => e.name != ADMIN,
+    };
+    entry_points.iter().filter(chosen).map(|e| e.index).collect()
+}
+
+/// Adds ping, metrics and redirections to the plan of `entry_point`.
+pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &mut Plan) {
+    let settings = &context.settings;
+    if let Some(ping) = &settings.ping
+        && !ping.manual_routing
+        && ping.entry_point == entry_point.name
+    {
+        let service = Service::Internal(Internal::Ping(Arc::clone(&context.ping)));
+        add(plan, "ping@internal", "PathPrefix(`/ping`)", i64::MAX, Vec::new(), &service);
+    }
+    if let Some(prometheus) = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref())
+        && !prometheus.manual_routing
+        && prometheus.entry_point == entry_point.name
+    {
+        let service = Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)));
+        add(plan, "prometheus@internal", "PathPrefix(`/metrics`)", i64::MAX, Vec::new(), &service);
+    }
+    let redirection = settings.entry_points.get(&entry_point.name).and_then(|e| e.http.redirections.as_ref());
+    if let Some(to) = redirection.and_then(|r| r.entry_point.as_ref()) {
+        let Some(redirect) = redirect(context, to) else { return };
+        let name = format!("{}-to-{}@internal", entry_point.name, to.to.trim_start_matches(':'));
+        let noop = Service::Internal(Internal::Noop);
+        add(plan, &name, "HostRegexp(`^.+$`)", to.priority, vec![Arc::new(redirect)], &noop);
+    }
+}
+
+/// The redirection that an entry point asks for. The start has checked that there is one.
+fn redirect(context: &Context, to: &RedirectEntryPoint) -> Option<RedirectScheme> {
+    let port_of = |name: &str| {
+        let target = context.entry_points.iter().find(|e| e.name == name)?;
+        target.address.rsplit(':').next()?.parse().ok()
+    };
+    let port = entry_point_port(&to.to, port_of).ok()?;
+    RedirectScheme::new(&to.scheme, &port.to_string(), to.permanent).ok()
+}
+
+/// What is wrong with the redirections of the entry points.
+pub(crate) fn redirection_error(context: &Context) -> Option<String> {
+    context.settings.entry_points.iter().find_map(|(name, entry_point)| {
+        let to = entry_point.http.redirections.as_ref()?.entry_point.as_ref()?;
+        let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
+        let error = match entry_point_port(&to.to, |name| known(name).then_some(1)) {
+            Err(error) => error,
+            Ok(_) => return RedirectScheme::new(&to.scheme, "", to.permanent).err().map(|e| format!("entryPoints.{name}.http.redirections.entryPoint: {e}")),
+        };
+        Some(format!("entryPoints.{name}.http.redirections.entryPoint.to: {error}"))
+    })
+}
+
+fn add(
+    plan: &mut Plan,
+    name: &str,
+    text: &str,
+    priority: i64,
+    middlewares: Vec<Arc<dyn Middleware>>,
+    service: &Service,
+) {
+    let rule = Arc::new(rule::parse(text).expect("the rules of internal routers are right"));
+    let router = Arc::new(RouterPlan {
+        name: name.to_owned(),
+        service_name: match service {
+            Service::Internal(Internal::Noop) => "noop@internal".to_owned(),
+            _ => name.to_owned(),
+        },
+        middlewares,
+        service: service.clone(),
+        series: None,
+        metrics: false,
+        access_logs: false,
+    });
+    // A redirection concerns clear text only; the others answer however they are asked.
+    if !name.contains("-to-") {
+        plan.secure.push(Entry { rule: Arc::clone(&rule), priority, value: Arc::clone(&router) });
+    }
+    plan.plain.push(Entry { rule, priority, value: router });
+}

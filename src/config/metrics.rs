@@ -1,0 +1,56 @@
+//! `metrics` and `ping`.
+
+use std::collections::BTreeMap;
+
+use super::format::{Buckets, HeaderLabels, KnownStatus, MetricPrefix};
+
+settings! {
+    /// Metrics.
+    pub struct Metrics [empty] {
+        /// Whether requests to internal services (ping, metrics) are counted. Default: false.
+        "addInternals" => add_internals: bool;
+        /// Prometheus' text format, to be scraped.
+        "prometheus" => prometheus: Option<Prometheus>;
+    }
+    unsupported {
+        "otlp": "`prometheus`, scraped by a collector";
+        "datadog": "`prometheus`, scraped by Datadog's agent";
+        "statsD": "`prometheus`, scraped by a collector";
+        "influxDB2": "`prometheus`, scraped by Telegraf";
+    }
+}
+
+settings! {
+    /// Prometheus' text format, to be scraped at `/metrics`.
+    pub struct Prometheus [empty] {
+        /// First part of the names of the series: `gantry` (the default), or `traefik`, with which Traefik's dashboards
+        /// and alerts work unchanged.
+        "prefix" => prefix: String as MetricPrefix = "gantry".to_owned();
+        /// Upper bounds of the histograms' buckets, seconds. Default: 0.1, 0.3, 1.2, 5.
+        "buckets" => buckets: Vec<f64> as Buckets = vec![0.1, 0.3, 1.2, 5.0];
+        /// Whether there are series by entry point. Default: true.
+        "addEntryPointsLabels" => add_entry_points_labels: bool = true;
+        /// Whether there are series by router. Default: false.
+        "addRoutersLabels" => add_routers_labels: bool;
+        /// Whether there are series by service. Default: true.
+        "addServicesLabels" => add_services_labels: bool = true;
+        /// Entry point that serves `/metrics`. Default: `traefik`, made on :8080 where it lacks.
+        "entryPoint" => entry_point: String = "traefik".to_owned();
+        /// Whether only a router with the service `prometheus@internal` serves it. Default: false.
+        "manualRouting" => manual_routing: bool;
+        /// Label name to request header.
+        "headerLabels" => header_labels: BTreeMap<String, String> as HeaderLabels;
+    }
+}
+
+settings! {
+    /// `/ping` answers 200 `OK`.
+    pub struct Ping [empty] {
+        /// Entry point that serves it. Default: `traefik`, made on :8080 where it lacks.
+        "entryPoint" => entry_point: String = "traefik".to_owned();
+        /// Whether only a router with the service `ping@internal` serves it. Default: false.
+        "manualRouting" => manual_routing: bool;
+        /// Status while Gantry drains. Default: 503.
+        "terminatingStatusCode" => terminating_status_code: u16 as KnownStatus = 503;
+    }
+}

@@ -1,0 +1,175 @@
+//! The files that configuration refers to, read before it is compiled.
+//!
+//! Invariants: nothing but [`Resources::load`] does IO; a file that cannot be read is an entry that says why, so that
+//! only what needs it is spoiled.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use super::dynamic::Dynamic;
+use super::static_config::Static;
+
+/// Bytes of the longest file: a bundle of certificate authorities has 250 KB.
+const LONGEST: u64 = 8 << 20;
+
+/// Contents of files by the name that the configuration gives them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    files: BTreeMap<String, Result<Arc<[u8]>, String>>,
+}
+
+impl Resources {
+    /// Reads files. Relative names start at the working directory, as in Traefik.
+    #[must_use]
+    pub fn load(paths: impl IntoIterator<Item = String>) -> Self {
+        let mut files = BTreeMap::new();
+        for path in paths {
+            files.entry(path).or_insert_with_key(|path| read(path));
+        }
+        Self { files }
+    }
+
+    /// Contents that are known already: for tests and the demo.
+    pub fn insert(&mut self, path: impl Into<String>, content: impl Into<Arc<[u8]>>) {
+        self.files.insert(path.into(), Ok(content.into()));
+    }
+
+    /// A file's content, or why it could not be read. `None`: it was not asked for.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<Result<&Arc<[u8]>, &str>> {
+        self.files.get(path).map(|file| file.as_ref().map_err(String::as_str))
+    }
+
+    /// The names of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// The content of a value that is either a file's name or the PEM text itself.
+    ///
+    /// # Errors
+    /// Says why the file could not be read.
+    pub fn file_or_content<'a>(&'a self, value: &'a str) -> Result<Cow<'a, [u8]>, String> {
+        if is_content(value) {
+            return Ok(Cow::Borrowed(value.as_bytes()));
+        }
+        match self.get(value) {
+            Some(Ok(content)) => Ok(Cow::Borrowed(content)),
+            Some(Err(why)) => Err(why.to_owned()),
+            None => Err(format!("the file `{value}` was not read")),
+        }
+    }
+}
+
+/// Whether a value is PEM text rather than a file's name.
+fn is_content(value: &str) -> bool {
+    value.contains("-----BEGIN")
+}
+
+fn read(path: &str) -> Result<Arc<[u8]>, String> {
+    let failed = |error: &std::io::Error| format!("cannot read `{path}`: {error}");
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    if !metadata.is_file() {
+        return Err(format!("cannot read `{path}`: it is no regular file"));
+    }
+    let mut content = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    file.take(LONGEST + 1)
+        .read_to_end(&mut content)
+        .map_err(|error| failed(&error))?;
+    if content.len() as u64 > LONGEST {
+        return Err(format!("cannot read `{path}`: it has more than {LONGEST} bytes"));
+    }
+    Ok(content.into())
+}
+
+/// The files that a dynamic configuration refers to.
+#[must_use]
+pub fn references(config: &Dynamic) -> Vec<String> {
+    let users = config
+        .http
+        .middlewares
+        .values()
+        .filter_map(|m| m.basic_auth.as_ref())
+        .map(|auth| &auth.users_file);
+    let authorities = config
+        .http
+        .servers_transports
+        .values()
+        .flat_map(|transport| &transport.root_cas);
+    let stores = config
+        .tls
+        .stores
+        .values()
+        .filter_map(|store| store.default_certificate.as_ref());
+    let certificates = config.tls.certificates.iter().chain(stores);
+    let certificates = certificates.flat_map(|certificate| [&certificate.cert_file, &certificate.key_file]);
+    let clients = config
+        .tls
+        .options
+        .values()
+        .filter_map(|options| options.client_auth.as_ref());
+    let clients = clients.flat_map(|auth| &auth.ca_files);
+    files(users.chain(authorities).chain(certificates).chain(clients))
+}
+
+/// The files that a static configuration refers to.
+#[must_use]
+pub fn static_references(config: &Static) -> Vec<String> {
+    files(config.servers_transport.root_cas.iter())
+}
+
+fn files<'a>(values: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut paths: Vec<String> = values
+        .filter(|value| !value.is_empty() && !is_content(value))
+        .cloned()
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::decode_dynamic;
+
+    #[test]
+    fn references_are_the_files_that_are_named() {
+        let text = "
+http:
+  middlewares:
+    a: {basicAuth: {usersFile: /etc/users}}
+  serversTransports:
+    t: {rootCAs: [ca.pem, \"-----BEGIN CERTIFICATE-----\"]}
+tls:
+  certificates: [{certFile: c.pem, keyFile: k.pem}, {certFile: c.pem, keyFile: k.pem}]
+  stores: {default: {defaultCertificate: {certFile: d.pem, keyFile: k.pem}}}
+";
+        let decoded = decode_dynamic("f.yml", text);
+        assert!(decoded.diagnostics.is_empty(), "{:?}", decoded.diagnostics);
+        assert_eq!(
+            references(&decoded.value),
+            ["/etc/users", "c.pem", "ca.pem", "d.pem", "k.pem"]
+        );
+    }
+
+    #[test]
+    fn a_file_is_read_once_and_a_missing_one_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users").to_str().unwrap().to_owned();
+        std::fs::write(&path, "a:b").unwrap();
+        let missing = folder.path().join("none").to_str().unwrap().to_owned();
+        let here = folder.path().to_str().unwrap().to_owned();
+        let resources = Resources::load([path.clone(), missing.clone(), here.clone()]);
+        assert_eq!(&**resources.get(&path).unwrap().unwrap(), b"a:b");
+        assert!(resources.get(&missing).unwrap().unwrap_err().contains("none"));
+        assert!(resources.get(&here).unwrap().unwrap_err().contains("regular"));
+        assert!(resources.get("other").is_none());
+        assert_eq!(&*resources.file_or_content(&path).unwrap(), b"a:b");
+        assert_eq!(&*resources.file_or_content("-----BEGIN X").unwrap(), b"-----BEGIN X");
+        assert!(resources.file_or_content(&missing).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! provider → parse and validate → compile → swap → probes → sweep: the one way a configuration reaches the data plane.
+//!
+//! A bad file keeps its last good version; a bad configuration never replaces a good one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::compile::snapshot::Snapshot;
+use crate::compile::{Compiled, Context, compile};
+use crate::config::dynamic::Dynamic;
+use crate::config::{self, Decoded, Merged, Resources};
+use crate::diag::Diagnostic;
+use crate::observe::log::LIFECYCLE;
+use crate::provider::file::{FileHandle, FileProvider};
+use crate::provider::last_good::{Cause, LastGood};
+use crate::provider::{Event, Reason, SourceFile};
+use crate::service::health::Prober;
+
+/// What is wrong in a file.
+type Mistakes = Vec<Diagnostic>;
+
+/// The state of reloading.
+pub(super) struct Reloader {
+    context: Context,
+    files: LastGood<Decoded<Dynamic>, Mistakes>,
+    /// What is served: equal configuration is not compiled again.
+    serving: (Dynamic, Resources),
+    published: Option<Arc<ArcSwap<Snapshot>>>,
+    provider: Option<FileHandle>,
+    prober: Prober,
+}
+
+impl Reloader {
+    /// Loads for the first time.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files; what is wrong with single objects disables those alone, and is logged.
+    pub(super) fn start(context: Context, provider: Option<&mut FileProvider>) -> anyhow::Result<(Self, Compiled)> {
+        let mut reloader = Self {
+            context,
+            files: LastGood::new(),
+            serving: (Dynamic::default(), Resources::default()),
+            published: None,
+            provider: provider.as_deref().map(FileProvider::handle),
+            prober: Prober::default(),
+        };
+        let files = match provider {
+            None => Vec::new(),
+            Some(provider) => {
+                let event = provider.load().map_err(|problems| {
+                    let text: Vec<String> = problems.iter().map(|p| format!("error: {p}")).collect();
+                    anyhow::anyhow!("{}", text.join("\n"))
+                })?;
+                event.files
+            }
+        };
+        let (merged, failures) = reloader.decode(&files);
+        if !failures.is_empty() {
+            anyhow::bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
+        }
+        let compiled = reloader.compile(&merged);
+        Ok((reloader, compiled))
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Puts the first snapshot where the workers find it.
+    pub(super) fn publish(&mut self, compiled: Compiled) -> Arc<ArcSwap<Snapshot>> {
+        let published = Arc::new(ArcSwap::from_pointee(compiled.snapshot));
+        self.context.metrics.set_certificates(compiled.certificates);
+        self.context.metrics.reload(true, SystemTime::now());
+        self.context.metrics.next_generation(Instant::now());
+        self.published = Some(Arc::clone(&published));
+        published
+    }
+
+    /// Starts what accompanies the first snapshot: the probes, and the watch on the files that it refers to.
+    pub(super) fn watch(&mut self, provider: Option<FileHandle>) {
+        self.provider = provider;
+        self.watch_references();
+        self.probe();
+    }
+
+    /// Reads everything again, changed or not.
+    pub(super) fn ask(&self) {
+        if let Some(provider) = &self.provider {
+            provider.reload_now();
+        }
+    }
+
+    /// Takes a provider's news.
+    pub(super) fn apply(&mut self, event: &Event) {
+        for problem in &event.problems {
+            tracing::error!(target: LIFECYCLE, "{problem}");
+        }
+        let (merged, failures) = self.decode(&event.files);
+        for failure in &failures {
+            tracing::error!(target: LIFECYCLE, "the last good version stays in use\n{failure}");
+        }
+        let ok = failures.is_empty() && event.problems.iter().all(|p| !p.is_error());
+        let before = std::mem::take(&mut self.serving);
+        let resources = self.read_references(&merged.value);
+        let same = before == (merged.value.clone(), resources.clone());
+        if same && !matches!(event.reason, Reason::Requested) {
+            self.serving = before;
+            if !ok {
+                self.context.metrics.reload(false, SystemTime::now());
+            }
+            return;
+        }
+        let compiled = self.compile_with(&merged, resources);
+        self.install(compiled, ok);
+    }
+
+    /// One of the two outcomes of a reload: the new snapshot serves from the next request on.
+    fn install(&mut self, compiled: Compiled, ok: bool) {
+        let generation = compiled.snapshot.generation;
+        if let Some(published) = &self.published {
+            published.store(Arc::new(compiled.snapshot));
+        }
+        self.context.metrics.set_certificates(compiled.certificates);
+        self.context.metrics.reload(ok, SystemTime::now());
+        self.context.metrics.next_generation(Instant::now());
+        self.probe();
+        self.context.runtime.sweep();
+        tracing::info!(generation, "configuration loaded");
+    }
+
+    fn probe(&mut self) {
+        if let Some(published) = &self.published {
+            self.prober.update(&published.load().balancers, &self.context.metrics);
+        }
+    }
+
+    /// Decodes what changed; gives everything that is good, and what is wrong now.
+    fn decode(&mut self, files: &[SourceFile]) -> (Merged, Vec<Failure>) {
+        let outcome = self.files.apply(files, |name, text| {
+            let decoded = config::decode_dynamic(name, text);
+            for diagnostic in decoded.diagnostics.iter().filter(|d| !d.is_error() || d.object.is_some()) {
+                report(diagnostic);
+            }
+            if decoded.is_usable() {
+                return Ok(decoded);
+            }
+            Err(decoded.diagnostics.iter().filter(|d| d.is_error()).cloned().collect())
+        });
+        let failures = outcome.failures.iter().map(|f| Failure(Arc::clone(&f.cause))).collect();
+        let good: Vec<&Decoded<Dynamic>> = outcome.good.iter().map(|(_, decoded)| &**decoded).collect();
+        let merged = config::merge(good);
+        merged.diagnostics.iter().for_each(report);
+        (merged, failures)
+    }
+
+    fn compile(&mut self, merged: &Merged) -> Compiled {
+        let resources = self.read_references(&merged.value);
+        self.compile_with(merged, resources)
+    }
+
+    fn compile_with(&mut self, merged: &Merged, resources: Resources) -> Compiled {
+        let generation = self.context.runtime.next_generation();
+        let compiled = compile(&self.context, &merged.value, &resources, generation);
+        for diagnostic in &compiled.diagnostics {
+            report(&merged.attach(diagnostic.clone()));
+        }
+        self.serving = (merged.value.clone(), resources);
+        compiled
+    }
+
+    /// Reads the files that the configuration refers to. They are watched first, so that no change falls in between.
+    fn read_references(&self, dynamic: &Dynamic) -> Resources {
+        let mut paths = config::references(dynamic);
+        paths.extend(config::static_references(&self.context.settings));
+        if let Some(provider) = &self.provider {
+            provider.set_extra(paths.iter().map(PathBuf::from));
+        }
+        Resources::load(paths)
+    }
+
+    fn watch_references(&self) {
+        if let Some(provider) = &self.provider {
+            provider.set_extra(self.serving.1.paths().map(PathBuf::from));
+        }
+    }
+}
+
+/// Why a file does not count.
+struct Failure(Arc<Cause<Mistakes>>);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.0 {
+            Cause::Read(problem) => write!(f, "error: {problem}"),
+            Cause::Decode(mistakes) => {
+                let text: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                f.write_str(&text.join("\n\n"))
+            }
+        }
+    }
+}
+
+fn report(diagnostic: &Diagnostic) {
+    if diagnostic.is_error() {
+        tracing::error!("{diagnostic}");
+    } else {
+        tracing::warn!("{diagnostic}");
+    }
+}

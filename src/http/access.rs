@@ -1,0 +1,81 @@
+//! From an exchange to its line in the access log.
+
+use std::time::{Duration, SystemTime};
+
+use ::http::Version;
+use ::http::request::Parts;
+
+use super::exchange::{Exchange, LogFacts};
+use super::worker::Worker;
+use crate::observe::access_log::{Entry, Origin, Service, Tls};
+
+/// What the log wants of a request, before anything changes it.
+#[must_use]
+pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
+    let keep_headers = worker.access_log.as_ref().is_some_and(|log| log.borrow().wants_headers());
+    let host = request.headers.get(::http::header::HOST).and_then(|h| h.to_str().ok());
+    let host = host.or_else(|| request.uri.authority().map(|a| a.as_str()));
+    Box::new(LogFacts {
+        method: request.method.clone(),
+        target: request.uri.clone(),
+        host: host.unwrap_or_default().to_owned(),
+        version: version(request.version),
+        request_headers: if keep_headers { request.headers.clone() } else { Default::default() },
+        keep_headers,
+        ..LogFacts::default()
+    })
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Writes the line of an exchange that is over.
+pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
+    let Some(log) = &exchange.worker.access_log else { return };
+    if !exchange.router.as_ref().is_none_or(|router| router.access_logs) {
+        return;
+    }
+    let connection = &exchange.connection;
+    let upstream = exchange.upstream.as_ref();
+    let service = upstream.and_then(|u| u.server.as_ref().map(|server| (u, server))).map(|(u, server)| Service {
+        name: &u.balancer.name,
+        url: &server.url,
+        addr: server.authority.to_str().unwrap_or_default(),
+    });
+    let headers = |map| facts.keep_headers.then_some(map);
+    let path = facts.target.path_and_query().map_or(facts.target.path(), |p| p.as_str());
+    log.borrow_mut().log(&Entry {
+        start: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        duration,
+        client_addr: &connection.peer_address,
+        client_host: None,
+        user: exchange.user.as_deref(),
+        host: &facts.host,
+        method: facts.method.as_str(),
+        path,
+        protocol: facts.version,
+        scheme: if connection.tls.is_some() { "https" } else { "http" },
+        entry_point: &connection.entry_point.name,
+        request_size: exchange.meter.bytes.get(),
+        status: exchange.status,
+        response_size: exchange.bytes_out,
+        retry_attempts: exchange.retries,
+        router: exchange.router.as_ref().map(|router| router.name.as_str()),
+        service,
+        origin: exchange.origin.map(|origin| Origin {
+            status: origin.status,
+            size: exchange.bytes_out,
+            duration: origin.duration,
+            headers: headers(&facts.origin_headers),
+        }),
+        tls: connection.tls.as_ref().map(|tls| Tls { version: tls.version, cipher: tls.cipher, client_subject: None }),
+        request_headers: headers(&facts.request_headers),
+        response_headers: headers(&facts.downstream_headers),
+    });
+}

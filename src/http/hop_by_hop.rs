@@ -1,0 +1,140 @@
+//! Fields that concern one connection only (RFC 9110, 7.6.1; reference, C3).
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, header};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that never travel beyond one hop.
+const ALWAYS: [HeaderName; 9] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether a name is one of the fixed list; told by its length and first letter before it is compared.
+fn is_listed(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    matches!(text.as_bytes()[0], b'c' | b'k' | b'p' | b't' | b'u') && ALWAYS.iter().any(|n| n == name)
+}
+
+/// Takes the hop-by-hop fields out of a request, except Connection-named ones in `keep`; gives the protocol of a real
+/// upgrade. Runs before Gantry adds its own fields, so that a client cannot name those.
+///
+/// Trailer is kept: it travels with chunked requests, as at Traefik.
+pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<HeaderValue> {
+    if !headers.keys().any(is_listed) {
+        return None;
+    }
+    let mut named = Vec::new();
+    let mut upgrading = false;
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.as_bytes().split(|b| *b == b',') {
+            let token = token.trim_ascii();
+            upgrading |= token.eq_ignore_ascii_case(b"upgrade");
+            if let Ok(name) = HeaderName::from_bytes(token) {
+                named.push(name);
+            }
+        }
+    }
+    let upgrade = headers.get(header::UPGRADE).filter(|_| upgrading).filter(|p| is_protocol(p)).cloned();
+    let trailers = headers.get_all(header::TE).iter().any(|v| has_token(v, "trailers"));
+    for name in named {
+        if name != header::UPGRADE && !is_forwarded(&name) && !keep.contains(&name) {
+            headers.remove(name);
+        }
+    }
+    for name in &ALWAYS {
+        if *name != header::TRAILER {
+            headers.remove(name);
+        }
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    upgrade
+}
+
+/// Takes the hop-by-hop fields out of an answer.
+pub fn strip_response(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_listed) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in &ALWAYS {
+        headers.remove(name);
+    }
+}
+
+/// The upgrade to HTTP/2 in clear text is never passed on: what follows it would be beyond Gantry's sight.
+fn is_protocol(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    !bytes.is_empty() && !bytes.eq_ignore_ascii_case(b"h2c") && bytes.is_ascii()
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+}
+
+/// Fields that Gantry sets; Connection cannot take them away (reference, C3).
+fn is_forwarded(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-real-ip"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"));
+        }
+        headers
+    }
+
+    #[test]
+    fn takes_out_what_is_listed_and_what_connection_names() {
+        let mut headers = map(&[
+            ("connection", "close, X-Hop, X-Keep"),
+            ("x-hop", "1"),
+            ("x-keep", "1"),
+            ("keep-alive", "timeout=3"),
+            ("te", "trailers, deflate"),
+            ("proxy-authorization", "Basic x"),
+            ("x-stay", "1"),
+        ]);
+        assert_eq!(strip_request(&mut headers, &[HeaderName::from_static("x-keep")]), None);
+        assert_eq!(headers, map(&[("x-keep", "1"), ("x-stay", "1"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn connection_cannot_name_what_gantry_sets() {
+        let mut headers = map(&[("connection", "X-Forwarded-For, X-Real-Ip, Authorization"), ("authorization", "s")]);
+        headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+        strip_request(&mut headers, &[]);
+        assert_eq!(headers, map(&[("x-forwarded-for", "1.2.3.4")]));
+    }
+
+    #[test]
+    fn a_real_upgrade_is_told_and_h2c_is_not_one() {
+        let upgrade = |fields: &[(&str, &str)]| strip_request(&mut map(fields), &[]);
+        assert_eq!(upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).expect("one"), "websocket");
+        assert_eq!(upgrade(&[("upgrade", "websocket")]), None);
+        assert_eq!(upgrade(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), None);
+    }
+}

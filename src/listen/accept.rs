@@ -1,0 +1,86 @@
+//! Accepting connections, also when descriptors run out, and stopping without losing one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::entry_point::EntryPoint;
+use super::loads::Handed;
+use super::serve_connection::serve_connection;
+use crate::http::worker::Worker;
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// A failing accept is logged at most this often.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// Accepts on `listener` until the worker stops accepting; then takes what still waits in the queue and closes it.
+pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: TcpListener) {
+    let mut logged: Option<Instant> = None;
+    let mut stop = std::pin::pin!(worker.stopped_accepting());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((socket, peer)) => place(&worker, &entry_point, socket, peer),
+            Err(e) if is_about_the_peer(&e) => {}
+            Err(e) => {
+                if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+                    logged = Some(Instant::now());
+                    tracing::error!(entry_point = %entry_point.name, "cannot accept connections: {e}");
+                }
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+    // Closing a listener resets the connections in its queue: empty it first.
+    let cx = &mut Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(cx) {
+        place(&worker, &entry_point, socket, peer);
+    }
+}
+
+/// Takes over what other workers accepted.
+pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
+    while let Some(Handed { socket, peer, entry_point }) = handed.recv().await {
+        worker.loads.remove(worker.index);
+        match TcpStream::from_std(socket) {
+            Ok(socket) => spawn(&worker, &entry_point, socket, peer),
+            Err(e) => tracing::error!("cannot take a connection over: {e}"),
+        }
+    }
+}
+
+/// The connection goes to the least loaded worker.
+fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
+    let Some(other) = worker.loads.better_than(worker.index) else {
+        return spawn(worker, entry_point, socket, peer);
+    };
+    let Ok(socket) = socket.into_std() else { return };
+    worker.loads.add(other);
+    if let Err(kept) = worker.loads.hand(other, Handed { socket, peer, entry_point: Arc::clone(entry_point) }) {
+        worker.loads.remove(other);
+        if let Ok(socket) = TcpStream::from_std(kept.socket) {
+            spawn(worker, entry_point, socket, peer);
+        }
+    }
+}
+
+fn spawn(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
+    // A panic ends this task, so this connection, and nothing else.
+    tokio::task::spawn_local(serve_connection(Rc::clone(worker), Arc::clone(entry_point), socket, peer));
+}
+
+fn is_about_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

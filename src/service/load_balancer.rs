@@ -1,0 +1,96 @@
+//! `loadBalancer`: servers behind one name.
+
+use std::sync::Arc;
+
+use ::http::header;
+
+use super::Upstream;
+use super::health::HealthPlan;
+use super::server::{Health, Server};
+use super::sticky::{StickyCookie, Wish};
+use super::wrr::Cursor;
+use crate::http::exchange::Exchange;
+use crate::http::{Request, Response, error};
+use crate::model::ModelPlan;
+use crate::observe::metrics::ServiceSeries;
+use crate::upstream::forward::forward;
+
+/// A load balancer of a snapshot.
+#[derive(Debug)]
+pub struct LoadBalancer {
+    /// Its qualified name, `mri@file`.
+    pub name: String,
+    /// The servers, in the order of their URLs; those without weight are not among them.
+    pub servers: Vec<Arc<Server>>,
+    /// Their weights.
+    pub weights: Vec<i64>,
+    /// The position of the round robin.
+    pub cursor: Arc<Cursor>,
+    /// `passHostHeader`
+    pub pass_host_header: bool,
+    /// `sticky.cookie`
+    pub sticky: Option<StickyCookie>,
+    /// `healthCheck`
+    pub health_check: Option<HealthPlan>,
+    /// Its series.
+    pub series: ServiceSeries,
+    /// What makes it a model.
+    pub model: Option<ModelPlan>,
+}
+
+impl LoadBalancer {
+    /// Chooses a server and brings the request there.
+    pub async fn handle(self: &Arc<Self>, request: Request, exchange: &mut Exchange) -> Response {
+        let wish = self.wish(&request);
+        let chosen = wish.map(Wish::member).or_else(|| self.pick());
+        let server = chosen.map(|i| Arc::clone(&self.servers[i]));
+        exchange.upstream = Some(Upstream { balancer: Arc::clone(self), server: server.clone() });
+        let Some(server) = server else { return error::no_available_server() };
+        if let Some(model) = &self.model {
+            exchange.model_run = Some(model.start());
+        }
+        let value = self.sticky.as_ref().filter(|_| !matches!(wish, Some(Wish::Member(_)))).map(|s| (s, &server));
+        let cookie = value.and_then(|(sticky, server)| sticky.set(&server.sticky));
+        let mut response = forward(self, &server, request, exchange).await;
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        if let Some(model) = &self.model {
+            model.read_headers(response.headers());
+        }
+        response
+    }
+
+    /// The server that the cookie names, if it can serve.
+    fn wish(&self, request: &Request) -> Option<Wish> {
+        let sticky = self.sticky.as_ref()?;
+        let members = self.servers.iter().map(|s| (s.url.as_str(), s.sticky.as_str()));
+        sticky.wish(request.headers(), members).filter(|w| self.servers[w.member()].state.health() != Health::Down)
+    }
+
+    /// The next server by weighted round robin.
+    ///
+    /// A server that was not checked yet gets traffic only while none of its siblings is known to be up.
+    fn pick(&self) -> Option<usize> {
+        if let [server] = self.servers.as_slice() {
+            return (server.state.health() != Health::Down).then_some(0);
+        }
+        let wanted = if self.health_check.is_none() {
+            Health::Unknown
+        } else if self.servers.iter().any(|s| s.state.health() == Health::Up) {
+            Health::Up
+        } else {
+            Health::Unknown
+        };
+        self.cursor.next(&self.weights, |i| {
+            let health = self.servers[i].state.health();
+            health == wanted || (wanted == Health::Unknown && health == Health::Up)
+        })
+    }
+
+    /// Whether any server may be up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.servers.iter().any(|s| s.state.health() != Health::Down)
+    }
+}

@@ -1,0 +1,122 @@
+//! `tls.options.NAME` → what rustls needs for a handshake, built once and shared by all connections.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::SingleCertAndKey;
+
+use super::cache::{Fingerprint, TlsCache};
+use super::cipher::{Protocol, Wanted};
+use super::keys::Identity;
+use super::store::{CertStore, Resolver};
+use super::stub::Diagnostic;
+use crate::config::dynamic::{ClientAuthType, TlsOptions};
+
+/// Tickets sent after a TLS 1.3 handshake. Go sends one; each costs an encryption and some 200 bytes.
+const TICKETS: usize = 1;
+
+/// Plain bytes that wait inside rustls for a slow client, at most; also the size of one write of a large body.
+pub const WRITE_LIMIT: usize = 128 * 1024;
+
+/// Options that can be served.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// For clients with AES in hardware: suites in Gantry's order, AES-128 first.
+    fast: Arc<ServerConfig>,
+    /// For clients that put ChaCha20 first: suites in their order.
+    chacha: Arc<ServerConfig>,
+    /// `sniStrict`.
+    pub sni_strict: bool,
+}
+
+impl ServerOptions {
+    /// Translates the options of the section at `path`, to be served with the certificates of `store`.
+    ///
+    /// `None` means that they cannot be served: an error is among the diagnostics.
+    pub fn build(
+        options: &TlsOptions,
+        path: &str,
+        (store, store_fingerprint): (&Arc<CertStore>, Fingerprint),
+        cache: &TlsCache,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Self> {
+        let protocol = Wanted {
+            min: options.min_version,
+            max: options.max_version,
+            suites: &options.cipher_suites,
+            curves: &options.curve_preferences,
+        }
+        .resolve(path, diagnostics);
+        let asks_nothing = refuse_client_auth(options, path, diagnostics);
+        let protocol = protocol.filter(|_| asks_nothing)?;
+        // `Debug` names every field: a field that is added later cannot be forgotten here.
+        let fingerprint = Fingerprint::of([store_fingerprint.as_bytes(), format!("{options:?}").as_bytes()]);
+        let built = cache.server(fingerprint, || Self::new(options, protocol, store, cache));
+        built
+            .map_err(|error| diagnostics.push(Diagnostic::error(path, format!("rustls refuses the options: {error}"))))
+            .ok()
+    }
+
+    fn new(
+        options: &TlsOptions,
+        protocol: Protocol,
+        store: &Arc<CertStore>,
+        cache: &TlsCache,
+    ) -> Result<Self, rustls::Error> {
+        let resolver = Resolver { store: Arc::clone(store), strict: options.sni_strict };
+        let mut config = ServerConfig::builder_with_provider(protocol.provider)
+            .with_protocol_versions(&protocol.versions)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        // `acme-tls/1` is answered only while an ACME challenge waits, which is not built yet.
+        config.alpn_protocols = options
+            .alpn_protocols
+            .iter()
+            .filter(|protocol| *protocol != "acme-tls/1")
+            .map(|protocol| protocol.clone().into_bytes())
+            .collect();
+        config.ignore_client_order = true;
+        config.send_tls13_tickets = TICKETS;
+        config.session_storage = cache.sessions();
+        match cache.tickets() {
+            Some(tickets) if !options.disable_session_tickets => config.ticketer = tickets,
+            _ => {
+                config.session_storage = TlsCache::no_sessions();
+                config.send_tls13_tickets = 0;
+            }
+        }
+        let mut chacha = config.clone();
+        chacha.ignore_client_order = false;
+        Ok(Self { fast: Arc::new(config), chacha: Arc::new(chacha), sni_strict: options.sni_strict })
+    }
+
+    /// The configuration for a client that offers these suites.
+    pub fn config(&self, client_prefers_chacha: bool) -> &Arc<ServerConfig> {
+        if client_prefers_chacha { &self.chacha } else { &self.fast }
+    }
+
+    /// The same configuration with one certificate for every name: for clients that name no server and are known by
+    /// the address they have connected to.
+    pub fn with_certificate(&self, identity: &Identity) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.fast);
+        let single: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.key)));
+        config.cert_resolver = single;
+        Arc::new(config)
+    }
+}
+
+/// Client certificates are not built yet; to serve without asking for them would open what the user has closed.
+fn refuse_client_auth(options: &TlsOptions, path: &str, diagnostics: &mut Vec<Diagnostic>) -> bool {
+    let asks = options
+        .client_auth
+        .as_ref()
+        .is_some_and(|auth| auth.client_auth_type != ClientAuthType::NoClientCert || !auth.ca_files.is_empty());
+    if asks {
+        diagnostics.push(Diagnostic::error(
+            format!("{path}.clientAuth"),
+            "client certificates are known, not supported yet: the hosts with these options are closed",
+        ));
+    }
+    !asks
+}

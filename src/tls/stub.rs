@@ -1,0 +1,3 @@
+//! stub
+pub use crate::config::Resources;
+pub use crate::diag::{Diagnostic, did_you_mean};
