@@ -178,7 +178,10 @@ pub fn by_query(seen: &Seen) -> Answer {
 
 /// `len` bytes that are not all the same.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
+    let block: Vec<u8> = (0..=250).collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// An HTTP/1.1 backend on a port of its own.
