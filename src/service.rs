@@ -54,7 +54,7 @@ impl Service {
             Self::Weighted(weighted) => Box::pin(weighted.handle(request, exchange)).await,
             Self::Internal(Internal::Ping(ping)) => ping.answer(),
             Self::Internal(Internal::Prometheus(metrics)) => crate::admin::metrics::answer(metrics, &request).await,
-            Self::Internal(Internal::Noop) => error::status_text(::http::StatusCode::IM_A_TEAPOT),
+            Self::Internal(Internal::Noop) => error::empty(::http::StatusCode::IM_A_TEAPOT),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::http::{HeaderValue, StatusCode, header};
+use ::http::StatusCode;
 
 use crate::http::body::ResponseBody;
 use crate::http::{Response, error};
@@ -33,9 +33,6 @@ impl Ping {
         let status =
             if self.terminating.load(Ordering::Relaxed) { self.terminating_status } else { StatusCode::OK };
         let text = status.canonical_reason().unwrap_or_default();
-        let mut response = error::with_body(status, ResponseBody::full(text));
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
-        response
+        error::with_body(status, ResponseBody::full(text))
     }
 }

@@ -259,7 +259,8 @@ impl Builder<'_> {
                 return self.fail(Diagnostic::error(at, format!("the service `{}` has an error", child.name)));
             };
             if child.weight > 0 {
-                let name = qualified(&key);
+                // Cookies carry the name as the file writes it, as Traefik's do.
+                let name = child.name.clone();
                 children.push((child.weight, Child { sticky: value_of(&name), name, service }));
             }
         }

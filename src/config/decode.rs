@@ -298,8 +298,11 @@ impl<'a> Decoder<'a> {
         for entry in entries {
             match self.known(entry, keys) {
                 Some(key) if found.entries.iter().any(|(seen, _)| *seen == key) => {
+                    // The same spelling twice is refused by the YAML reader. Two spellings are Traefik's case: both
+                    // are read, and the later one wins where they disagree.
                     let message = format!("`{}` stands here again: keys match in any letter case", entry.key);
-                    self.error(entry.key_span.clone(), message, "keep one of the two");
+                    self.warn(entry.key_span.clone(), message, "keep one of the two: the later one wins");
+                    found.entries.push((key, entry));
                 }
                 Some(key) => found.entries.push((key, entry)),
                 None => found.complete &= self.left_alone(entry, keys),

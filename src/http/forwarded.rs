@@ -75,10 +75,9 @@ pub fn fill_in(headers: &mut HeaderMap, connection: &ConnectionInfo, upgrade: Op
     let host = headers.get(header::HOST).cloned();
     if missing(headers, &PORT) {
         let port = host.as_ref().and_then(port_of).unwrap_or_else(|| {
-            HeaderValue::from_static(match headers.get(PROTO).map(HeaderValue::as_bytes) {
-                Some(b"https" | b"wss") => "443",
-                _ => "80",
-            })
+            let proto = headers.get(PROTO).map(HeaderValue::as_bytes);
+            let secure = connection.tls.is_some() || matches!(proto, Some(b"https" | b"wss"));
+            HeaderValue::from_static(if secure { "443" } else { "80" })
         });
         headers.insert(PORT, port);
     }

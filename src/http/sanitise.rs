@@ -39,6 +39,9 @@ pub fn sanitise(request: &mut ::http::request::Parts, entry_point: &EntryPoint) 
     {
         return refuse(StatusCode::EXPECTATION_FAILED);
     }
+    if request.headers.get(header::USER_AGENT).is_some_and(HeaderValue::is_empty) {
+        request.headers.remove(header::USER_AGENT);
+    }
     if http2 {
         join_crumbs(&mut request.headers);
     }

@@ -111,7 +111,7 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
     exchange.status = head.status.as_u16();
     if version != Version::HTTP_2 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            // Taken out as a hop-by-hop field of the server; this hop says it anew.
+            // hyper needs it; the server's own Connection may have named more.
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         } else if exchange.must_close(&body) {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

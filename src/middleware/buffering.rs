@@ -162,8 +162,10 @@ fn broken_request(error: &BodyError) -> Response {
     match error {
         BodyError::TooLarge(_) => error::status_text(StatusCode::PAYLOAD_TOO_LARGE),
         BodyError::Timeout | BodyError::TooSlow => error::status_text(StatusCode::REQUEST_TIMEOUT),
-        BodyError::Client(_) | BodyError::Malformed(_) | BodyError::Server(_) => {
-            error::status_text(StatusCode::BAD_REQUEST)
+        BodyError::Malformed(_) => error::status_text(StatusCode::BAD_REQUEST),
+        // Nobody reads this answer; the log does.
+        BodyError::Client(_) | BodyError::Server(_) => {
+            error::status_text(StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST))
         }
     }
 }

@@ -21,11 +21,6 @@ use crate::config::middleware::Headers as Config;
 use crate::http::exchange::Exchange;
 use crate::http::{BoxFuture, Request, Response};
 
-/// In a request's extensions: no X-Forwarded-For is to be sent to the server, not even with the peer alone.
-/// `customRequestHeaders` asks for it by an empty `X-Forwarded-For`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoForwardedFor;
-
 /// The middleware.
 #[derive(Debug)]
 pub struct Headers {
@@ -33,6 +28,7 @@ pub struct Headers {
     response: Edits,
     cors: Option<Cors>,
     security: Option<Security>,
+    /// An empty `X-Forwarded-For` among the request headers: none is sent, not even with the peer alone.
     no_forwarded_for: bool,
 }
 
@@ -79,9 +75,6 @@ impl Headers {
             return ControlFlow::Break(answer);
         }
         self.request.apply(request.headers_mut());
-        if self.no_forwarded_for {
-            request.extensions_mut().insert(NoForwardedFor);
-        }
         let headers = request.headers();
         let after = After {
             origin: self.cors.as_ref().and_then(|_| headers.get(header::ORIGIN).cloned()),
@@ -136,6 +129,7 @@ impl Middleware for Headers {
                 ControlFlow::Continue(after) => after,
                 ControlFlow::Break(answer) => return answer,
             };
+            exchange.append_forwarded_for &= !self.no_forwarded_for;
             let mut response = next.run(request, exchange).await;
             self.after(&mut response, &after);
             response
@@ -220,7 +214,7 @@ mod tests {
         assert_eq!(headers["host"], "other.host");
         assert_eq!(headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1"]);
         assert!(!headers.contains_key("cookie"));
-        assert!(request.extensions().get::<NoForwardedFor>().is_none());
+        assert!(!middleware.no_forwarded_for);
 
         let mut response = http::Response::new(ResponseBody::empty());
         response.headers_mut().insert("server", HeaderValue::from_static("x"));
@@ -236,13 +230,10 @@ mod tests {
             ..Config::default()
         };
         let mut request = request(&[("host", "app.test"), ("x-forwarded-for", "1.2.3.4")]);
-        Headers::new(&config)
-            .unwrap()
-            .before(&mut request, false)
-            .continue_value()
-            .unwrap();
+        let middleware = Headers::new(&config).unwrap();
+        middleware.before(&mut request, false).continue_value().unwrap();
         assert!(!request.headers().contains_key("x-forwarded-for"));
-        assert!(request.extensions().get::<NoForwardedFor>().is_some());
+        assert!(middleware.no_forwarded_for);
         assert_eq!(request.headers()["host"], "app.test");
     }
 

@@ -14,7 +14,7 @@ use crate::http::{Request, Response, error};
 /// A child with its weight.
 #[derive(Debug)]
 pub struct Child {
-    /// Its qualified name.
+    /// Its name, as the file writes it.
     pub name: String,
     /// Its value in sticky cookies.
     pub sticky: String,

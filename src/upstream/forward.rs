@@ -82,7 +82,14 @@ pub async fn forward(
             if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {
                 log.origin_headers = response.headers().clone();
             }
-            hop_by_hop::strip_response(response.headers_mut());
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                hop_by_hop::strip_response(response.headers_mut());
+            }
+            if response.status() == StatusCode::NOT_MODIFIED {
+                // As Go's server: they describe a body that is not sent.
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+            }
             response
         }
         Err(failure) => {
