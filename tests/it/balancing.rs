@@ -196,7 +196,7 @@ fn a_sticky_cookie_has_a_default_name_and_chooses_among_services() {
 fn a_sticky_server_that_fails_its_check_is_left() {
     let backends = named(&["a", "b"]);
     let sticky =
-        "loadBalancer: {sticky: {cookie: {name: st}}, healthCheck: {path: /health, interval: 100ms, timeout: 80ms}, ";
+        "loadBalancer: {sticky: {cookie: {name: st}}, healthCheck: {path: /health, interval: 100ms}, ";
     let yaml = gateway::all_to(&[&backends[0].url(), &backends[1].url()]).replace("loadBalancer: {", sticky);
     let gateway = gateway().dynamic(&yaml).run();
     let first = gateway.get("/").send();
@@ -218,7 +218,7 @@ fn a_sticky_server_that_fails_its_check_is_left() {
 
 fn checked(backends: &[Backend]) -> String {
     let urls: Vec<_> = backends.iter().map(Backend::url).collect();
-    let check = "loadBalancer: {healthCheck: {path: /health, interval: 100ms, timeout: 80ms}, ";
+    let check = "loadBalancer: {healthCheck: {path: /health, interval: 100ms}, ";
     gateway::all_to(&urls.iter().map(String::as_str).collect::<Vec<_>>()).replace("loadBalancer: {", check)
 }
 
@@ -288,7 +288,7 @@ fn the_first_check_comes_at_once_and_a_bad_server_gets_no_traffic() {
 fn rise_and_fall() {
     only_gantry!();
     let backends = named(&["a", "b"]);
-    let yaml = checked(&backends).replace("timeout: 80ms", "timeout: 80ms, rise: 3, fall: 3");
+    let yaml = checked(&backends).replace("interval: 100ms", "interval: 100ms, rise: 3, fall: 3");
     let gateway = gateway().dynamic(&yaml).run();
     assert_eventually!(shares(&gateway, 2) == map(&[("a", 1), ("b", 1)]));
     let failed = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));

@@ -245,6 +245,28 @@ fn a_second_answer_of_the_backend_goes_to_nobody() {
 }
 
 #[test]
+fn an_answer_that_comes_while_the_connection_is_idle_goes_to_nobody() {
+    let (late, arrived) = std::sync::mpsc::channel();
+    let late = std::sync::Mutex::new(late);
+    let backend = Scripted::start(move |connection| {
+        while connection.request().is_some() {
+            if connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst").is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            let _closed = connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            let _unheard = late.lock().unwrap().send(());
+        }
+    });
+    let gateway = gateway().to_url(&backend.url()).run();
+    let mut client = gateway.client();
+    for _ in 0..3 {
+        client.get("/").assert_status(200).assert_body("first");
+        arrived.recv_timeout(DEADLINE).unwrap();
+    }
+}
+
+#[test]
 fn h2_requests_that_are_malformed_never_reach_the_backend() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
