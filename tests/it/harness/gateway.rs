@@ -30,13 +30,22 @@ pub fn prefix() -> &'static str {
 }
 
 /// Answers the readiness probes of all gateways of this process.
-static READY: LazyLock<Backend> = LazyLock::new(|| Backend::answering(|_| Answer::new(200)));
+static READY: LazyLock<Backend> = LazyLock::new(|| Backend::answering(|_| Answer::new(200).body(TOKEN)));
+const TOKEN: &str = "ready for tests";
 
 /// Begins the description of a gateway.
 pub fn gateway() -> Setup {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     fs::create_dir(dir.path().join("conf")).unwrap();
-    Setup { dir, dynamic: String::new(), web: Vec::new(), websecure: Vec::new(), top: Vec::new(), metrics: METRICS.into() }
+    Setup {
+        dir,
+        dynamic: String::new(),
+        web: Vec::new(),
+        websecure: Vec::new(),
+        top: Vec::new(),
+        metrics: METRICS.into(),
+        watch: true,
+    }
 }
 
 const METRICS: &str = "metrics: {prometheus: {addRoutersLabels: true}}";
@@ -50,6 +59,7 @@ pub struct Setup {
     websecure: Vec<String>,
     top: Vec<String>,
     metrics: String,
+    watch: bool,
 }
 
 impl Setup {
@@ -99,6 +109,12 @@ impl Setup {
         self
     }
 
+    /// Changes of files go unnoticed.
+    pub fn without_watch(mut self) -> Self {
+        self.watch = false;
+        self
+    }
+
     /// A file in the gateway's folder.
     pub fn file(self, name: &str, text: &str) -> Self {
         fs::write(self.dir.path().join(name), text).unwrap();
@@ -112,7 +128,8 @@ impl Setup {
 
     /// Starts the gateway and waits until it serves its configuration.
     pub fn run(self) -> Gateway {
-        self.try_run().unwrap_or_else(|refused| panic!("exit {:?}:\n{}", refused.code, refused.log))
+        self.try_run()
+            .unwrap_or_else(|refused| panic!("exit {:?}:\n{}", refused.code, refused.log))
     }
 
     /// As [`Self::run`], or how the gateway ended instead.
@@ -147,11 +164,19 @@ impl Setup {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut gateway = Gateway { child, dir: self.dir.clone(), ports, generation: AtomicUsize::new(0) };
+        let mut gateway = Gateway {
+            child,
+            dir: self.dir.clone(),
+            ports,
+            generation: AtomicUsize::new(0),
+        };
         let deadline = Instant::now() + DEADLINE;
         while !gateway.is_ready(0) {
             if let Some(status) = gateway.child.try_wait().unwrap() {
-                return Err(Refused { code: status.code(), log: gateway.log() });
+                return Err(Refused {
+                    code: status.code(),
+                    log: gateway.log(),
+                });
             }
             assert!(Instant::now() < deadline, "not ready in time:\n{}", gateway.log());
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -162,8 +187,9 @@ impl Setup {
     fn static_yaml(&self, ports: &Ports) -> String {
         let mut yaml = String::from("global: {checkNewVersion: false, sendAnonymousUsage: false}\n");
         yaml += "log: {level: INFO}\nping: {}\n";
-        yaml += "providers: {providersThrottleDuration: 50ms, file: {directory: \"{dir}/conf\", watch: true}}\n";
-        let _infallible = writeln!(yaml, "{}", self.metrics);
+        let watch = self.watch;
+        yaml += "providers: {providersThrottleDuration: 50ms, file: {directory: \"{dir}/conf\", ";
+        let _infallible = writeln!(yaml, "watch: {watch}}}}}\n{}", self.metrics);
         for line in &self.top {
             let _infallible = writeln!(yaml, "{line}");
         }
@@ -177,6 +203,10 @@ impl Setup {
         ];
         for (name, address, lines) in points {
             let _infallible = writeln!(yaml, "  {name}:\n    address: \"{address}\"");
+            if name.starts_with("web") {
+                // So that the routers of a test leave the other entry points alone.
+                yaml += "    asDefault: true\n";
+            }
             for line in lines {
                 let _infallible = writeln!(yaml, "    {line}");
             }
@@ -216,7 +246,12 @@ impl Ports {
         let held: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let mut free = held.iter().map(|listener| listener.local_addr().unwrap());
         let mut next = || free.next().unwrap();
-        Self { web: next(), websecure: next(), ready: next(), admin: next() }
+        Self {
+            web: next(),
+            websecure: next(),
+            ready: next(),
+            admin: next(),
+        }
     }
 }
 
@@ -285,6 +320,16 @@ impl Gateway {
         Request::new(self.ports.admin, "GET", target).send()
     }
 
+    /// As [`Self::admin`], with a header field.
+    pub fn admin_with(&self, target: &str, name: &str, value: &str) -> Reply {
+        Request::new(self.ports.admin, "GET", target).header(name, value).send()
+    }
+
+    /// As [`Self::admin`]; `None` when nobody answers.
+    pub fn try_admin(&self, target: &str) -> Option<Reply> {
+        Request::new(self.ports.admin, "GET", target).try_send().ok()
+    }
+
     /// The value of the series whose name and labels contain all `parts`; `None` when there is none.
     pub fn metric(&self, parts: &[&str]) -> Option<f64> {
         let text = self.admin("/metrics").text();
@@ -317,7 +362,10 @@ impl Gateway {
 
     /// Sends a signal by its name without `SIG`.
     pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        let kill = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status();
         assert!(kill.unwrap().success());
     }
 
@@ -341,14 +389,16 @@ impl Gateway {
 
     /// What it wrote to standard output and error.
     pub fn log(&self) -> String {
-        fs::read(self.dir().join("log.txt")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.dir().join("log.txt"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     fn is_ready(&self, generation: usize) -> bool {
         TcpStream::connect(self.ports.ready).is_ok()
             && Request::new(self.ports.ready, "GET", &format!("/__ready/{generation}"))
                 .try_send()
-                .is_ok_and(|reply| reply.status == 200)
+                .is_ok_and(|reply| reply.text() == TOKEN)
     }
 }
 

@@ -15,8 +15,13 @@ use super::client::{Reply, Tls};
 use super::message::{Body, Framing, Head};
 use super::{DEADLINE, message};
 
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+});
 
 /// A client connection.
 pub struct H2 {
@@ -38,7 +43,11 @@ impl H2 {
             let stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
             let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-            Self { sender, connection: tokio::spawn(connection), scheme: "http" }
+            Self {
+                sender,
+                connection: tokio::spawn(connection),
+                scheme: "http",
+            }
         })
     }
 
@@ -50,7 +59,11 @@ impl H2 {
             let stream = connector.connect(tls.server_name(), stream).await.unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
             let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-            Self { sender, connection: tokio::spawn(connection), scheme: "https" }
+            Self {
+                sender,
+                connection: tokio::spawn(connection),
+                scheme: "https",
+            }
         })
     }
 
@@ -72,18 +85,27 @@ impl H2 {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Reply, h2::Error> {
-        let mut request = Request::builder().method(method).uri(format!("{}://app.test{target}", self.scheme));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}://app.test{target}", self.scheme));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.version(http::Version::HTTP_2).body(()).unwrap();
         let exchange = exchange(self.sender.clone(), request, body.map(<[u8]>::to_vec));
-        RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, exchange).await.expect("no answer in time") })
+        RUNTIME.block_on(async {
+            tokio::time::timeout(DEADLINE, exchange)
+                .await
+                .expect("no answer in time")
+        })
     }
 
     /// Begins a request on the connection and leaves it open; the answer is read by [`Pending::reply`].
     pub fn begin(&mut self, target: &str) -> Pending {
-        let request = Request::builder().uri(format!("{}://app.test{target}", self.scheme)).body(()).unwrap();
+        let request = Request::builder()
+            .uri(format!("{}://app.test{target}", self.scheme))
+            .body(())
+            .unwrap();
         Pending(RUNTIME.spawn(exchange(self.sender.clone(), request, None)))
     }
 
@@ -99,6 +121,11 @@ impl H2 {
 pub struct Pending(JoinHandle<Result<Reply, h2::Error>>);
 
 impl Pending {
+    /// Gives the request up: its stream is reset.
+    pub fn reset(self) {
+        self.0.abort();
+    }
+
     #[track_caller]
     pub fn reply(self) -> Reply {
         let Self(task) = self;
@@ -121,14 +148,25 @@ async fn exchange(
     let response = response.await?;
     let status = response.status().as_u16();
     let fields = fields(response.headers());
-    let head_of = Head { first: format!("HTTP/2.0 {status}"), fields };
+    let head_of = Head {
+        first: format!("HTTP/2.0 {status}"),
+        fields,
+    };
     let framing = match head_of.one("content-length") {
         _ if head => Framing::None,
         Some(length) => Framing::Length(length.parse().unwrap_or(u64::MAX)),
         None => Framing::Stream,
     };
     let (body, whole) = receive(response.into_body()).await;
-    Ok(Reply { version: "HTTP/2.0".into(), status, head: head_of, framing, body, interim: Vec::new(), whole })
+    Ok(Reply {
+        version: "HTTP/2.0".into(),
+        status,
+        head: head_of,
+        framing,
+        body,
+        interim: Vec::new(),
+        whole,
+    })
 }
 
 async fn send_all(stream: &mut h2::SendStream<Bytes>, mut body: Bytes, end: bool) -> Result<(), h2::Error> {
@@ -140,11 +178,18 @@ async fn send_all(stream: &mut h2::SendStream<Bytes>, mut body: Bytes, end: bool
             stream.send_data(body.split_to(room.min(body.len())), false)?;
         }
     }
-    if end { stream.send_data(Bytes::new(), true) } else { Ok(()) }
+    if end {
+        stream.send_data(Bytes::new(), true)
+    } else {
+        Ok(())
+    }
 }
 
 async fn receive(mut stream: h2::RecvStream) -> (Body, bool) {
-    let mut body = Body { hash: message::hash(b""), ..Body::default() };
+    let mut body = Body {
+        hash: message::hash(b""),
+        ..Body::default()
+    };
     let mut hasher = DefaultHasher::new();
     while let Some(data) = stream.data().await {
         let Ok(data) = data else { return (body, false) };
@@ -160,7 +205,10 @@ async fn receive(mut stream: h2::RecvStream) -> (Body, bool) {
 
 fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| message::latin1(value.as_bytes());
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect()
 }
 
 /// A backend that speaks HTTP/2 with prior knowledge only.
@@ -180,7 +228,9 @@ impl H2Backend {
         let record = seen.clone();
         let serving = RUNTIME.spawn(async move {
             for number in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
                 tokio::spawn(connection(stream, record.clone(), number));
             }
         });
@@ -192,7 +242,12 @@ impl H2Backend {
     }
 
     pub fn last(&self) -> Seen {
-        self.seen.lock().unwrap().last().cloned().expect("no request reached the backend")
+        self.seen
+            .lock()
+            .unwrap()
+            .last()
+            .cloned()
+            .expect("no request reached the backend")
     }
 
     pub fn count(&self) -> usize {
@@ -207,7 +262,9 @@ impl Drop for H2Backend {
 }
 
 async fn connection(stream: TcpStream, record: Arc<Mutex<Vec<Seen>>>, number: usize) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
     while let Some(Ok((request, respond))) = connection.accept().await {
         tokio::spawn(serve(request, respond, record.clone(), number));
     }
@@ -220,10 +277,22 @@ async fn serve(
     connection: usize,
 ) {
     let (parts, stream) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("*", |target| target.as_str()).to_owned();
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("*", |target| target.as_str())
+        .to_owned();
     let mut headers = fields(&parts.headers);
-    headers.extend(parts.uri.authority().map(|host| (":authority".to_owned(), host.to_string())));
-    let head = Head { first: format!("{} {target} HTTP/2.0", parts.method), fields: headers };
+    headers.extend(
+        parts
+            .uri
+            .authority()
+            .map(|host| (":authority".to_owned(), host.to_string())),
+    );
+    let head = Head {
+        first: format!("{} {target} HTTP/2.0", parts.method),
+        fields: headers,
+    };
     let framing = match head.one("content-length") {
         Some(length) => Framing::Length(length.parse().unwrap_or(u64::MAX)),
         None if stream.is_end_stream() => Framing::None,
@@ -232,7 +301,16 @@ async fn serve(
     let (body, whole) = receive(stream).await;
     let outcome = if whole { Outcome::Answered } else { Outcome::Gone };
     let (method, version) = (parts.method.to_string(), "HTTP/2.0".to_owned());
-    let seen = Seen { method, target, version, head, framing, body, outcome, connection };
+    let seen = Seen {
+        method,
+        target,
+        version,
+        head,
+        framing,
+        body,
+        outcome,
+        connection,
+    };
     let answer = by_query(&seen);
     let bodiless = seen.method == "HEAD";
     record.lock().unwrap().push(seen);
@@ -266,4 +344,59 @@ async fn respond_with(
         trailers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
     }
     stream.send_trailers(trailers)
+}
+
+/// A backend that answers `over TLS` to everything, by HTTP/1.1 in TLS.
+#[derive(Debug)]
+pub struct TlsBackend {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl TlsBackend {
+    pub fn start(certificate: &super::certificate::Certificate) -> Self {
+        use rustls::pki_types::pem::PemObject as _;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let chain = vec![certificate.der.clone().into()];
+        let config = config
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = RUNTIME.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = RUNTIME.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let mut buffer = [0; 8192];
+                    // Requests without a body come in one piece here.
+                    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nover TLS";
+                        if stream.write_all(answer).await.is_err() || stream.flush().await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, serving }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+}
+
+impl Drop for TlsBackend {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }

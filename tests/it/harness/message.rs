@@ -18,7 +18,11 @@ pub struct Head {
 impl Head {
     /// All values of a field, in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        self.fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     /// The value of a field that may come once.
@@ -81,8 +85,13 @@ pub fn latin1(bytes: &[u8]) -> String {
 
 /// Reads a head; `None` when the connection ends before its first byte.
 pub fn read_head(stream: &mut impl Read) -> io::Result<Option<Head>> {
-    let Some(first) = read_line(stream)? else { return Ok(None) };
-    let mut head = Head { first, fields: Vec::new() };
+    let Some(first) = read_line(stream)? else {
+        return Ok(None);
+    };
+    let mut head = Head {
+        first,
+        fields: Vec::new(),
+    };
     while let Some(line) = read_line(stream)? {
         if line.is_empty() {
             return Ok(Some(head));
@@ -93,7 +102,9 @@ pub fn read_head(stream: &mut impl Read) -> io::Result<Option<Head>> {
 }
 
 fn field(line: &str) -> io::Result<(String, String)> {
-    let (name, value) = line.split_once(':').ok_or_else(|| bad(format!("no colon in {line:?}")))?;
+    let (name, value) = line
+        .split_once(':')
+        .ok_or_else(|| bad(format!("no colon in {line:?}")))?;
     if name.is_empty() || name.ends_with([' ', '\t']) || line.starts_with([' ', '\t']) {
         return Err(bad(format!("bad field {line:?}")));
     }
@@ -106,11 +117,17 @@ fn read_line(stream: &mut impl Read) -> io::Result<Option<String>> {
     let mut byte = [0];
     loop {
         if stream.read(&mut byte)? == 0 {
-            return if line.is_empty() { Ok(None) } else { Err(bad(format!("cut off: {:?}", latin1(&line)))) };
+            return if line.is_empty() {
+                Ok(None)
+            } else {
+                Err(bad(format!("cut off: {:?}", latin1(&line))))
+            };
         }
         line.push(byte[0]);
         if byte[0] == b'\n' {
-            let Some(text) = line.strip_suffix(b"\r\n") else { return Err(bad("a lone line feed".into())) };
+            let Some(text) = line.strip_suffix(b"\r\n") else {
+                return Err(bad("a lone line feed".into()));
+            };
             return Ok(Some(latin1(text)));
         }
         if line.len() > 2 << 20 {
@@ -129,7 +146,10 @@ pub fn framing(head: &Head, otherwise: Framing) -> io::Result<Framing> {
     let lengths = head.all("content-length");
     match (coding.as_slice(), lengths.as_slice()) {
         ([], []) => Ok(otherwise),
-        ([], [length]) => length.parse().map(Framing::Length).map_err(|_| bad(format!("length {length:?}"))),
+        ([], [length]) => length
+            .parse()
+            .map(Framing::Length)
+            .map_err(|_| bad(format!("length {length:?}"))),
         (["chunked"], []) => Ok(Framing::Chunked),
         _ => Err(bad(format!("ambiguous framing: {head:?}"))),
     }
@@ -182,7 +202,12 @@ fn read_exactly(stream: &mut impl Read, length: u64, body: &mut Body, hasher: &m
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         match stream.read(&mut buffer[..most])? {
-            0 => return Err(io::Error::new(ErrorKind::UnexpectedEof, format!("{left} of {length} bytes are missing"))),
+            0 => {
+                return Err(io::Error::new(
+                    ErrorKind::UnexpectedEof,
+                    format!("{left} of {length} bytes are missing"),
+                ));
+            }
             n => {
                 body.push(&buffer[..n], hasher);
                 left -= n as u64;

@@ -41,12 +41,21 @@ impl Scripted {
                 }
                 let Ok(stream) = stream else { continue };
                 let number = count.fetch_add(1, Ordering::SeqCst);
-                let mut connection = Connection { reader: BufReader::new(stream), heads: record.clone(), number };
+                let mut connection = Connection {
+                    reader: BufReader::new(stream),
+                    heads: record.clone(),
+                    number,
+                };
                 let script = script.clone();
                 std::thread::spawn(move || script(&mut connection));
             }
         });
-        Self { address, stopped, accepted, heads }
+        Self {
+            address,
+            stopped,
+            accepted,
+            heads,
+        }
     }
 
     /// Answers each request with these bytes.
@@ -120,12 +129,44 @@ impl Connection {
 
     /// Ends the connection with a reset.
     pub fn reset(&mut self) {
-        socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.reader.get_ref())
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
     }
 
-    /// Waits until the gateway ends the connection.
-    pub fn wait_for_end(&mut self) {
+    /// Reads a body of this length.
+    pub fn body(&mut self, length: u64) -> std::io::Result<Body> {
         let mut body = Body::default();
-        let _reset = read_body(&mut self.reader, Framing::Close, &mut body);
+        read_body(&mut self.reader, Framing::Length(length), &mut body).map(|()| body)
+    }
+
+    /// Waits until the gateway ends the connection, without reading what it sends.
+    pub fn wait_for_reset(&self) {
+        // Writing nothing tells nothing; the error queue of the socket does.
+        let socket = socket2::SockRef::from(self.reader.get_ref());
+        let deadline = std::time::Instant::now() + super::DEADLINE;
+        while std::time::Instant::now() < deadline {
+            let state = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+            if socket.take_error().is_ok_and(|error| error.is_some()) || !self.is_established(&state) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Whether the kernel's table of sockets holds this connection as open in both directions.
+    fn is_established(&self, table: &str) -> bool {
+        let hex = |address: SocketAddr| {
+            let std::net::IpAddr::V4(ip) = address.ip() else {
+                return String::new();
+            };
+            format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port())
+        };
+        let stream = self.reader.get_ref();
+        let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+            return false;
+        };
+        let wanted = format!("{} {} 01", hex(own), hex(peer));
+        table.lines().any(|line| line.contains(&wanted))
     }
 }
