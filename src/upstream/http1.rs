@@ -18,6 +18,9 @@ use super::stream::Stream;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::listen::deadline::Deadlines;
 
+/// Most interim answers (1xx) before the final one; Go's client stops at 5.
+const MAX_INTERIM: u32 = 32;
+
 /// First room for an answer: a head and a small body arrive with one read.
 pub const FIRST_READ: usize = 16 * 1024;
 
@@ -95,10 +98,10 @@ pub async fn send(
     ticket: Ticket,
     options: &SendOptions,
 ) -> Result<Answer, SendError> {
-    let mut up = Up::Going;
+    let mut way = Way { up: Up::Going, interim: 0 };
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut up, method, options.upgrading);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut way, method, options.upgrading);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -118,7 +121,7 @@ pub async fn send(
             }
             Ok(Answer::Upgraded(head.parts, wire))
         }
-        Ok(head) => Ok(answer(head, wire, pump, &up, ticket)),
+        Ok(head) => Ok(answer(head, wire, pump, &way.up, ticket)),
         Err(Failure::Closed(error)) => Err(SendError::Closed { error, pump: Box::new(pump) }),
         Err(Failure::Send(error)) => Err(error),
     }
@@ -131,6 +134,13 @@ enum Up {
     Broken(Option<io::Error>),
 }
 
+/// How far an exchange is.
+struct Way {
+    up: Up,
+    /// Interim answers so far.
+    interim: u32,
+}
+
 enum Failure {
     Closed(io::Error),
     Send(SendError),
@@ -140,14 +150,14 @@ fn poll_head(
     cx: &mut Context<'_>,
     wire: &mut Wire,
     pump: &mut Pump,
-    up: &mut Up,
+    way: &mut Way,
     method: &Method,
     upgrading: bool,
 ) -> Poll<Result<Head, Failure>> {
-    if matches!(up, Up::Going) && !pump.is_done() {
+    if matches!(way.up, Up::Going) && !pump.is_done() {
         match pump.poll(cx, &mut wire.stream) {
             Poll::Ready(Err(PumpError::Body(e))) => return Poll::Ready(Err(Failure::Send(SendError::Body(e)))),
-            Poll::Ready(Err(PumpError::Io(e))) => *up = Up::Broken(Some(e)),
+            Poll::Ready(Err(PumpError::Io(e))) => way.up = Up::Broken(Some(e)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
@@ -155,8 +165,8 @@ fn poll_head(
         wire.buf.reserve(FIRST_READ);
         match wire.stream.poll_read_buf(cx, &mut wire.buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed(wire, up, io::ErrorKind::UnexpectedEof.into()))),
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, up, e))),
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed(wire, &mut way.up, io::ErrorKind::UnexpectedEof.into()))),
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, &mut way.up, e))),
             Poll::Ready(Ok(_)) => {}
         }
         loop {
@@ -177,6 +187,11 @@ fn poll_head(
                         } else {
                             Err(Failure::Send(SendError::Protocol("101 before the request's end".into())))
                         });
+                    }
+                    way.interim += 1;
+                    if way.interim > MAX_INTERIM {
+                        let error = format!("more than {MAX_INTERIM} interim answers");
+                        return Poll::Ready(Err(Failure::Send(SendError::Protocol(error))));
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -204,7 +219,8 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         let body = wire.buf.split_to(n).freeze();
         let (_, out) = pump.into_parts();
         wire.out = out;
-        if keep_alive {
+        // Bytes behind the answer's end belong to nobody: the next request must not take them for its answer.
+        if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
         let body = if body.is_empty() { ResponseBody::Empty } else { ResponseBody::Full(body) };
@@ -213,3 +229,6 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
     let body = Http1Body::new(wire, (!whole).then_some(pump), head.length, keep_alive, ticket);
     Answer::Response(head.parts, ResponseBody::boxed(body))
 }
+
+#[cfg(test)]
+mod tests;
