@@ -56,7 +56,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     }
 
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
-    exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+    let upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+    // RFC 9110, 7.8: HTTP/1.0 has no upgrades.
+    exchange.upgrade = upgrade.filter(|_| parts.version == Version::HTTP_11);
     if !entry_point.trust.covers(connection.peer.ip()) {
         forwarded::drop_untrusted(&mut parts.headers);
     }
