@@ -51,10 +51,10 @@ impl Loads {
         self.connections[index].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Connections of all workers.
+    /// Connections of worker `index`, those on their way to it among them.
     #[must_use]
-    pub fn total(&self) -> usize {
-        self.connections.iter().map(|c| c.load(Ordering::Relaxed)).sum()
+    pub fn of(&self, index: usize) -> usize {
+        self.connections[index].load(Ordering::Relaxed)
     }
 
     /// Whom worker `index` should give its next connection to, if not itself.
@@ -70,7 +70,7 @@ impl Loads {
         (own >= least + 2).then_some(best)
     }
 
-    /// Hands a socket to worker `to`, whose load counts it at once.
+    /// Hands a socket to worker `to`, whose load the caller has added it to.
     ///
     /// # Errors
     /// The socket, when that worker takes no more.
@@ -96,6 +96,6 @@ mod tests {
         loads.add(1);
         assert_eq!(loads.better_than(0), None);
         loads.remove(0);
-        assert_eq!((loads.better_than(1), loads.total()), (None, 2));
+        assert_eq!((loads.better_than(1), loads.of(0), loads.of(1)), (None, 1, 1));
     }
 }
