@@ -55,11 +55,16 @@ impl ServedBody {
 
 impl Drop for ServedBody {
     fn drop(&mut self) {
-        let (Some(exchange), Some(rest)) = (&self.exchange, self.rest.take()) else { return };
+        let (Some(exchange), Some(rest)) = (&mut self.exchange, self.rest.take()) else { return };
         let meter = &exchange.meter;
         if exchange.complete && !meter.ended.get() && !meter.failed.get() && !rest.borrow().is_end_stream() {
             let deadlines = Rc::clone(&exchange.worker.deadlines);
-            tokio::task::spawn_local(async move { within(&deadlines, LINGER, drain(rest)).await });
+            // The connection stays busy meanwhile: these bytes begin no head, and no head's deadline.
+            let active = exchange.active.take();
+            tokio::task::spawn_local(async move {
+                within(&deadlines, LINGER, drain(rest)).await;
+                drop(active);
+            });
         }
     }
 }
