@@ -13,7 +13,8 @@ use super::http1_head::write_request;
 use super::pool::Ticket;
 use super::pump::{Framing, Pump};
 use super::stream::Stream;
-use super::{http2, upgrade};
+use super::http2::{self, Unanswered};
+use super::upgrade;
 use crate::http::body::{BodyError, RequestBody};
 use crate::http::exchange::{Exchange, Origin};
 use crate::http::target::without_semicolons;
@@ -114,14 +115,17 @@ pub async fn forward(
 async fn exchange_with(
     balancer: &LoadBalancer,
     server: &Arc<Server>,
-    parts: Parts,
-    body: RequestBody,
+    mut parts: Parts,
+    mut body: RequestBody,
     exchange: &mut Exchange,
 ) -> Result<Response, ForwardError> {
     let pools = &exchange.worker.pools;
     let shared = if exchange.upgrade.is_none() { pools.http2(server) } else { None };
     if let Some(sender) = shared {
-        return http2::send(sender, balancer, server, parts, body, exchange).await;
+        match http2::send(sender, balancer, server, parts, body, exchange).await {
+            Err(Unanswered::Unsent(request)) => (parts, body) = *request,
+            answered => return Ok(answered?),
+        }
     }
     let wire = match pools.take(server) {
         Some(wire) => wire,
@@ -129,7 +133,7 @@ async fn exchange_with(
             Fresh::Http1(wire) => wire,
             Fresh::Http2(stream) => {
                 let sender = http2::connect(stream, server, exchange).await?;
-                return http2::send(sender, balancer, server, parts, body, exchange).await;
+                return Ok(http2::send(sender, balancer, server, parts, body, exchange).await?);
             }
         },
     };

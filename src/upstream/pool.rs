@@ -21,11 +21,18 @@ struct Idle {
     until: u64,
 }
 
+/// A shared HTTP/2 connection.
+struct Shared {
+    sender: SendRequest<RequestBody>,
+    /// When nobody has used it for too long, in milliseconds of the worker's clock.
+    until: u64,
+}
+
 /// The pools of one worker.
 pub struct Pools {
     deadlines: Rc<Deadlines>,
     http1: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::FixedState>>,
-    http2: RefCell<HashMap<u64, SendRequest<RequestBody>, foldhash::fast::FixedState>>,
+    http2: RefCell<HashMap<u64, Shared, foldhash::fast::FixedState>>,
 }
 
 impl std::fmt::Debug for Pools {
@@ -59,17 +66,25 @@ impl Pools {
     #[must_use]
     pub fn http2(&self, server: &Server) -> Option<SendRequest<RequestBody>> {
         let mut pools = self.http2.borrow_mut();
-        let sender = pools.get(&server.pool)?;
-        if sender.is_closed() {
+        let shared = pools.get_mut(&server.pool)?;
+        if shared.sender.is_closed() {
             pools.remove(&server.pool);
             return None;
         }
-        Some(sender.clone())
+        shared.until = self.idle_until(server);
+        Some(shared.sender.clone())
     }
 
     /// Shares a new HTTP/2 connection.
     pub fn put_http2(&self, server: &Server, sender: SendRequest<RequestBody>) {
-        self.http2.borrow_mut().insert(server.pool, sender);
+        let until = self.idle_until(server);
+        self.http2.borrow_mut().insert(server.pool, Shared { sender, until });
+    }
+
+    /// When a connection to `server` that is used now has been idle for too long.
+    fn idle_until(&self, server: &Server) -> u64 {
+        let idle = u64::try_from(server.transport.idle_timeout.as_millis()).unwrap_or(u64::MAX / 4);
+        if idle == 0 { u64::MAX } else { self.deadlines.now().saturating_add(idle) }
     }
 
     /// Number of idle HTTP/1.1 connections.
@@ -85,7 +100,8 @@ impl Pools {
             pool.retain_mut(|idle| idle.until > now && idle.wire.stream.is_silent());
             !pool.is_empty()
         });
-        self.http2.borrow_mut().retain(|_, sender| !sender.is_closed());
+        // What runs on a connection that is let go ends first: hyper closes it behind its last stream.
+        self.http2.borrow_mut().retain(|_, shared| shared.until > now && !shared.sender.is_closed());
     }
 
     /// Closes every idle connection.
@@ -102,8 +118,7 @@ impl Pools {
             return;
         }
         wire.reused = true;
-        let idle = u64::try_from(server.transport.idle_timeout.as_millis()).unwrap_or(u64::MAX / 4);
-        let until = if idle == 0 { u64::MAX } else { self.deadlines.now().saturating_add(idle) };
+        let until = self.idle_until(server);
         pool.push(Idle { wire, until });
     }
 }
