@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderValue};
+use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
@@ -10,16 +10,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::Resources;
-use crate::config::dynamic::ServersTransport;
 use crate::http::body::RequestBody;
-use crate::service::server::{Scheme, Server, ServerState};
-use crate::tls::cache::TlsCache;
-use crate::tls::client::ClientTls;
+use crate::service::server::{Server, fixture};
 use crate::upstream::http1_head::write_request;
 use crate::upstream::pool::Pools;
 use crate::upstream::pump::Framing;
-use crate::upstream::transport::Transport;
 
 /// What an exchange came to.
 #[derive(Debug, Default, PartialEq)]
@@ -31,34 +26,6 @@ struct Told {
     broken: bool,
     /// Connections that came back to the pool.
     idle: usize,
-}
-
-fn server(port: u16) -> Arc<Server> {
-    let settings = ServersTransport { insecure_skip_verify: true, ..ServersTransport::default() };
-    let (tls, _) = ClientTls::build(&settings, "t", &Resources::default(), &TlsCache::new());
-    let zero = Duration::ZERO;
-    let transport = Transport {
-        dial_timeout: zero,
-        response_header_timeout: zero,
-        idle_timeout: zero,
-        read_idle_timeout: zero,
-        ping_timeout: zero,
-        max_idle: Some(2),
-        tls: Arc::new(tls.expect("TLS settings")),
-        identity: String::new(),
-    };
-    Arc::new(Server {
-        url: format!("http://127.0.0.1:{port}"),
-        scheme: Scheme::Http,
-        host: "127.0.0.1".into(),
-        port,
-        authority: HeaderValue::from_static("h"),
-        base_path: String::new(),
-        sticky: String::new(),
-        pool: 1,
-        transport: Arc::new(transport),
-        state: Arc::new(ServerState::default()),
-    })
 }
 
 struct Pair {
@@ -76,7 +43,7 @@ async fn pair() -> Pair {
     let (far, _) = listener.accept().await.expect("a peer");
     let deadlines = Deadlines::new();
     let options = SendOptions { upgrading: false, header_timeout: Duration::ZERO, deadlines: Rc::clone(&deadlines) };
-    Pair { pools: Pools::new(deadlines), server: server(address.port()), near, far, options }
+    Pair { pools: Pools::new(deadlines), server: fixture(address.port()), near, far, options }
 }
 
 fn pump(method: &Method, body: RequestBody) -> Pump {
