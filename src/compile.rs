@@ -83,3 +83,6 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let snapshot = Snapshot { generation, entry_points, balancers: services.into_balancers() };
     Compiled { snapshot, diagnostics, certificates }
 }
+
+#[cfg(test)]
+mod tests;

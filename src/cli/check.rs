@@ -144,7 +144,7 @@ impl Check {
             .chain(compiled.diagnostics)
             .map(located)
             // Where a file could not be decoded, what it would have declared is missing only because of that.
-            .filter(|d| !(unfinished && d.message.starts_with("there is no ")))
+            .filter(|d| !(unfinished && d.message.starts_with("there is no ") && !d.path.contains(".entryPoints[")))
             .collect();
         self.found.extend(later);
     }
