@@ -122,7 +122,9 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
     if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {
         log.downstream_headers = head.headers.clone();
     }
-    if let Some(tunnel) = exchange.tunnel.take() {
+    // A middleware may have put another answer in the place of a 101: then there is no tunnel.
+    let tunnel = exchange.tunnel.take().filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS);
+    if let Some(tunnel) = tunnel {
         super::tunnel::spawn(tunnel, exchange);
         return ::http::Response::from_parts(head, ServedBody::finished());
     }
