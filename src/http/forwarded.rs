@@ -39,7 +39,11 @@ fn is_identity(name: &str) -> bool {
         return false;
     }
     IDENTITY.iter().any(|known| {
-        known.len() == bytes.len() && known.bytes().zip(bytes).all(|(k, &b)| k == if b == b'_' { b'-' } else { b })
+        known.len() == bytes.len()
+            && known
+                .bytes()
+                .zip(bytes)
+                .all(|(k, &b)| k == if b == b'_' { b'-' } else { b })
     })
 }
 
@@ -48,7 +52,11 @@ pub fn drop_untrusted(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| is_identity(name.as_str())) {
         return;
     }
-    let names: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name.as_str())).cloned().collect();
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_identity(name.as_str()))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -97,7 +105,10 @@ pub fn append_peer(headers: &mut HeaderMap, connection: &ConnectionInfo) {
         return;
     };
     let mut joined = first.as_bytes().to_vec();
-    for line in lines.map(HeaderValue::as_bytes).chain([connection.peer_text.as_bytes()]) {
+    for line in lines
+        .map(HeaderValue::as_bytes)
+        .chain([connection.peer_text.as_bytes()])
+    {
         joined.extend_from_slice(b", ");
         joined.extend_from_slice(line);
     }
@@ -120,10 +131,22 @@ mod tests {
 
     #[test]
     fn identity_is_known_in_both_spellings() {
-        for name in ["x-forwarded-for", "x_forwarded_for", "x-forwarded_proto", "x_real_ip", "x-real-ip"] {
+        for name in [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_real_ip",
+            "x-real-ip",
+        ] {
             assert!(is_identity(name), "{name}");
         }
-        for name in ["x-forwarded-other", "forwarded", "x-real", "y-forwarded-for", "x_auth_user"] {
+        for name in [
+            "x-forwarded-other",
+            "forwarded",
+            "x-real",
+            "y-forwarded-for",
+            "x_auth_user",
+        ] {
             assert!(!is_identity(name), "{name}");
         }
     }

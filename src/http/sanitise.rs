@@ -29,7 +29,11 @@ pub fn sanitise(request: &mut ::http::request::Parts, entry_point: &EntryPoint) 
     host(request)?;
     if request.uri.path() == "*" {
         // RFC 9110, 9.3.7: it asks the server itself.
-        return refuse(if request.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST });
+        return refuse(if request.method == Method::OPTIONS {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        });
     }
     codings(&request.headers, http2)?;
     target(request, entry_point)?;
@@ -39,7 +43,11 @@ pub fn sanitise(request: &mut ::http::request::Parts, entry_point: &EntryPoint) 
     {
         return refuse(StatusCode::EXPECTATION_FAILED);
     }
-    if request.headers.get(header::USER_AGENT).is_some_and(HeaderValue::is_empty) {
+    if request
+        .headers
+        .get(header::USER_AGENT)
+        .is_some_and(HeaderValue::is_empty)
+    {
         request.headers.remove(header::USER_AGENT);
     }
     if http2 {

@@ -30,7 +30,11 @@ pub async fn serve(
     state: &Arc<ConnState>,
     request: ::http::Request<Incoming>,
 ) -> Result<::http::Response<ServedBody>, Infallible> {
-    let mut exchange = Box::new(Exchange::new(Rc::clone(worker), Rc::clone(connection), worker.snapshot()));
+    let mut exchange = Box::new(Exchange::new(
+        Rc::clone(worker),
+        Rc::clone(connection),
+        worker.snapshot(),
+    ));
     exchange.active = Some(state.start());
     let (parts, body) = request.into_parts();
     exchange.method = MethodLabel::of(&parts.method);
@@ -70,7 +74,11 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     // 3. The router, by the snapshot that this exchange keeps to its end.
     let snapshot = Arc::clone(&exchange.snapshot);
     let plan = &snapshot.entry_points[entry_point.index];
-    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).and_then(normalise_host);
+    let host = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .and_then(normalise_host);
     let host = host.as_deref().unwrap_or_default();
     if let Some(tls) = &connection.tls
         && plan.tls.options_for_host(host) != tls.options_id
@@ -87,8 +95,14 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         query: parts.uri.query(),
         client_ip: connection.peer.ip(),
     };
-    let routers = if connection.tls.is_some() { &plan.secure } else { &plan.plain };
-    let Some(router) = routers.find(&facts) else { return error::not_found() };
+    let routers = if connection.tls.is_some() {
+        &plan.secure
+    } else {
+        &plan.plain
+    };
+    let Some(router) = routers.find(&facts) else {
+        return error::not_found();
+    };
     let router = Arc::clone(router);
     exchange.router = Some(Arc::clone(&router));
 
@@ -102,7 +116,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
             Rc::clone(&exchange.worker.deadlines),
         ))),
     };
-    Next::new(&router.middlewares, &router.service).run(Request::from_parts(parts, body), exchange).await
+    Next::new(&router.middlewares, &router.service)
+        .run(Request::from_parts(parts, body), exchange)
+        .await
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
@@ -112,9 +128,11 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
     if version != Version::HTTP_2 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         } else if exchange.must_close(&body) {
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {

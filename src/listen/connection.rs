@@ -92,7 +92,11 @@ impl ConnState {
     #[must_use]
     pub fn new(entry_point: &EntryPoint, clock: Arc<Clock>, fd: RawFd) -> Arc<Self> {
         let header_timeout = millis(entry_point.header_timeout);
-        let deadline = if header_timeout == 0 { 0 } else { clock.now() + header_timeout };
+        let deadline = if header_timeout == 0 {
+            0
+        } else {
+            clock.now() + header_timeout
+        };
         Arc::new(Self {
             clock,
             phase: AtomicU8::new(Phase::Head as u8),
@@ -137,7 +141,11 @@ impl ConnState {
 
     fn set(&self, phase: Phase, timeout: u64) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        let at = if timeout == 0 { 0 } else { self.clock.now().saturating_add(timeout) };
+        let at = if timeout == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(timeout)
+        };
         self.deadline.store(at, Ordering::Relaxed);
     }
 
