@@ -208,7 +208,7 @@ impl Builder<'_> {
             .runtime
             .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
-        let health_check = settings.health_check.as_ref().map(|h| HealthPlan::new(h));
+        let health_check = settings.health_check.as_ref().map(HealthPlan::new);
         let model = service.model.as_ref().map(|model| self.model(model, service, &full));
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),

@@ -250,10 +250,7 @@ fn an_answer_that_comes_while_the_connection_is_idle_goes_to_nobody() {
     let late = std::sync::Mutex::new(late);
     let backend = Scripted::start(move |connection| {
         while connection.request().is_some() {
-            if connection
-                .write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
-                .is_err()
-            {
+            if connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst").is_err() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(100));
