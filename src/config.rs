@@ -1,7 +1,7 @@
 //! What the user wrote: the structs of this module are the configuration's documentation and its schema.
 //!
 //! A text becomes a tree with places ([`yaml`]), the tree becomes structs ([`decode`], declared by `settings!`), the
-//! structs of several files become one ([`merge`]). What the values mean together (does this service exist?) is
+//! structs of several files become one ([`merge()`]). What the values mean together (does this service exist?) is
 //! `compile`'s matter.
 //!
 //! Invariants: only [`Resources::load`] does IO; only `config/yaml.rs` knows the YAML crate; no text, however broken,

@@ -81,10 +81,7 @@ impl Services {
         let (key, built) = find(&self.built, "service", name, path)?;
         match built {
             Ok(service) => Ok((qualified(key), service.clone())),
-            Err(()) => Err(Box::new(Diagnostic::error(
-                path,
-                format!("the service `{name}` has an error"),
-            ))),
+            Err(()) => Err(Box::new(spoilt(path, name))),
         }
     }
 
@@ -124,6 +121,15 @@ fn reach(service: &Service, reached: &mut HashSet<*const LoadBalancer>) {
             .for_each(|child| reach(&child.service, reached)),
         Service::Internal(_) => {}
     }
+}
+
+/// What needs a service that has an error of its own.
+fn spoilt(path: impl Into<String>, name: &str) -> Diagnostic {
+    Diagnostic::error(
+        path,
+        format!("the service `{name}` has an error, so this cannot be served"),
+    )
+    .help(format!("mend `http.services.{}`", local(name)))
 }
 
 struct Builder<'a> {
@@ -300,10 +306,7 @@ impl Builder<'_> {
                 Err(error) => return self.fail(*error),
             };
             let Ok(service) = self.service(&key) else {
-                return self.fail(Diagnostic::error(
-                    at,
-                    format!("the service `{}` has an error", child.name),
-                ));
+                return self.fail(spoilt(at, &child.name));
             };
             if child.weight > 0 {
                 // Cookies carry the name as the file writes it, as Traefik's do.
