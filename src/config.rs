@@ -203,6 +203,16 @@ pub fn recognise(text: &str) -> Kind {
     }
 }
 
+/// Whether a text is a mapping with at least one key. Keys that begin with `x-` do not count.
+#[must_use]
+pub fn has_keys(text: &str) -> bool {
+    let tree = yaml::parse(&Source::new("", text)).ok().flatten();
+    tree.is_some_and(|tree| {
+        let own = |key: &str| key.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("x-"));
+        tree.entries().iter().any(|entry| !own(&entry.key))
+    })
+}
+
 fn names(keys: Option<&'static Keys>) -> Vec<&'static str> {
     let Some(keys) = keys else { return Vec::new() };
     keys.fields

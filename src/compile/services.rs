@@ -193,7 +193,8 @@ impl Builder<'_> {
             match self.server(&full, settings, &transport) {
                 Ok(server) => members.push((settings.weight, Arc::new(server))),
                 Err(e) => {
-                    return self.fail(Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e));
+                    let error = Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e);
+                    return self.fail(error.help("write it as http://10.0.0.5:9000"));
                 }
             }
         }

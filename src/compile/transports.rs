@@ -48,6 +48,10 @@ impl Transports {
     /// The transport that a load balancer names.
     pub(super) fn find(&self, name: &str, path: &str) -> Result<Arc<Transport>, Box<Diagnostic>> {
         let broken = || {
+            let name = match name {
+                "" | "default@internal" => "serversTransport",
+                name => name,
+            };
             let error = Diagnostic::error(
                 path,
                 format!("the transport `{name}` has an error, so this cannot be served"),
