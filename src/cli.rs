@@ -134,8 +134,8 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 fn start(settings: Static, args: &RunArgs) -> anyhow::Result<()> {
-    let log = observe::log::init(&(&settings.log).into())
-        .map_err(|e| gateway::startup::unopened("log.filePath", &settings.log.file_path, &e))?;
+    let log =
+        observe::log::init(&(&settings.log).into()).map_err(|e| gateway::startup::unopened("log.filePath", &e))?;
     gateway::run(gateway::Options {
         settings,
         workers: args.workers.map(usize::from),

@@ -48,7 +48,7 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
     let access_log = match &context.settings.access_log {
         Some(log) => Some(
             AccessLog::new(&log.into(), context.metrics.access_log_dropped())
-                .map_err(|e| unopened("accessLog.filePath", &log.file_path, &e))?,
+                .map_err(|e| unopened("accessLog.filePath", &e))?,
         ),
         None => None,
     };
@@ -60,8 +60,8 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
 }
 
 /// A log file that cannot be opened.
-pub(crate) fn unopened(path: &str, file: &str, error: &std::io::Error) -> StartError {
-    let error = Diagnostic::error(path, format!("cannot open the log `{file}`: {error}"));
+pub(crate) fn unopened(path: &str, error: &std::io::Error) -> StartError {
+    let error = Diagnostic::error(path, format!("cannot open the log: {error}"));
     StartError(error.help("make its folder, and let the user that gantry runs as write there"))
 }
 
