@@ -162,7 +162,7 @@ fn a_backend_that_reads_slowly_does_not_run_the_body_timer() {
         let _gone = connection.write(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").as_bytes());
     });
     let gateway = gateway()
-        .to_url(&backend.url())
+        .server(&backend.url())
         .web(&timeouts("bodyIdleTimeout: 300ms"))
         .run();
     gateway.post("/", pattern(16 << 20)).send().assert_status(200);
@@ -226,7 +226,7 @@ fn a_client_that_goes_while_its_upload_is_held_back_ends_the_backends_request() 
         connection.wait_for_reset();
         let _unheard = ended.lock().unwrap().send(());
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 104857600\r\n\r\n");
     client.patience(Duration::from_secs(1));
