@@ -6,6 +6,7 @@
 //! | `store` | which certificate a server name gets |
 //! | `cipher` | Traefik's names of versions, cipher suites and curves → rustls |
 //! | `options` | `tls.options.NAME` → rustls `ServerConfig` |
+//! | `setup` | the `tls` section: which options a host gets |
 //! | `server` | handshakes of clients: server name → options → certificate |
 //! | `client` | `serversTransports.NAME` → handshakes with servers |
 //! | `verify` | how the certificate of a server is judged |
@@ -26,8 +27,8 @@ pub mod client;
 pub mod keys;
 pub mod options;
 pub mod server;
+pub mod setup;
 pub mod store;
-pub mod stub;
 pub mod verify;
 
 /// The first byte of a TLS connection: the record type `handshake` (RFC 8446 section 5.1).

@@ -11,6 +11,7 @@ use crate::config::Resources;
 use crate::config::dynamic::{Dynamic, Middleware as MiddlewareSettings, Router};
 use crate::diag::Diagnostic;
 use crate::listen::entry_point::EntryPoint;
+use crate::middleware::chain::Walk;
 use crate::middleware::{BuildContext, BuildError, Middleware, registry};
 use crate::router::{Entry, shadowed};
 use crate::rule::{self, Rule, RuleError};
@@ -76,6 +77,13 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
+        for warning in rule.warnings() {
+            let at = Diagnostic::warning(format!("{path}.rule"), warning.message.clone());
+            self.diagnostics.push(match &warning.help {
+                Some(help) => at.help(help.clone()),
+                None => at,
+            });
+        }
         if settings.priority > MAX_PRIORITY {
             let error = Diagnostic::error(format!("{path}.priority"), format!("the priority is above {MAX_PRIORITY}"));
             self.diagnostics.push(error.help("numbers above it are for Gantry's own routers"));
@@ -123,7 +131,7 @@ impl<'a> Compiler<'a> {
         let here = || ready.iter().filter(|r| r.entry_points.contains(&entry_point.index));
         let fixed_tls = settings.http.tls.as_ref();
         // Options first: a router whose options cannot be bound to a host must not be served at all.
-        let hosts: Vec<Vec<String>> = here().map(|r| r.rule.hosts()).collect();
+        let hosts: Vec<Vec<String>> = here().map(|r| tls_hosts(&r.rule)).collect();
         let secured = here().zip(&hosts).filter_map(|(r, hosts)| {
             let own = r.settings.tls.as_ref().map(|tls| tls.options.as_str());
             let options = own.or(fixed_tls.map(|tls| tls.options.as_str()))?;
@@ -134,7 +142,8 @@ impl<'a> Compiler<'a> {
         self.report(found);
         let mut plan = Plan { plain: Vec::new(), secure: Vec::new(), tls };
         for router in here() {
-            let is_refused = refused.iter().any(|path| path.starts_with(&router.path));
+            let below = format!("{}.", router.path);
+            let is_refused = refused.iter().any(|path| *path == router.path || path.starts_with(&below));
             if is_refused {
                 continue;
             }
@@ -170,7 +179,7 @@ impl<'a> Compiler<'a> {
         let own = settings.middlewares.iter().enumerate();
         let own = own.map(|(i, m)| (m, format!("{}.middlewares[{i}]", router.path)));
         for (middleware, at) in fixed.chain(own) {
-            self.middleware(middleware, &at, &name, &mut Vec::new(), &mut middlewares)?;
+            self.middleware(middleware, &at, &name, &mut Walk::default(), &mut middlewares)?;
         }
         let observability = &settings.observability;
         Some(Entry {
@@ -194,7 +203,7 @@ impl<'a> Compiler<'a> {
         name: &str,
         at: &str,
         router: &str,
-        chain: &mut Vec<String>,
+        walk: &mut Walk,
         out: &mut Vec<Arc<dyn Middleware>>,
     ) -> Option<()> {
         let dynamic = self.dynamic;
@@ -206,17 +215,16 @@ impl<'a> Compiler<'a> {
             }
         };
         let path = format!("http.middlewares.{key}");
-        if chain.iter().any(|outer| outer == key) {
-            self.report([Diagnostic::error(path, format!("the chain `{key}` contains itself"))
-                .help("take it out of its own members")]);
+        let entered = walk.name().and_then(|()| if settings.chain.is_some() { walk.enter(key) } else { Ok(()) });
+        if let Err(error) = entered {
+            self.report([Diagnostic::error(path, error.to_string()).help("take members out of the chains")]);
             return None;
         }
         if let Some(members) = &settings.chain {
-            chain.push(key.to_owned());
             for (i, member) in members.middlewares.iter().enumerate() {
-                self.middleware(member, &format!("{path}.chain.middlewares[{i}]"), router, chain, out)?;
+                self.middleware(member, &format!("{path}.chain.middlewares[{i}]"), router, walk, out)?;
             }
-            chain.pop();
+            walk.leave();
             return Some(());
         }
         match self.build_middleware(key, settings, router) {
@@ -284,6 +292,16 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// The hosts that a rule's TLS options are bound to. A rule that some request satisfies whatever its host (`*` among
+/// them) cannot have options of its own.
+fn tls_hosts(rule: &Rule) -> Vec<String> {
+    let mut hosts = rule.hosts();
+    if !hosts.is_empty() && rule.needs().hosts.is_none() {
+        hosts.push("*".to_owned());
+    }
+    hosts
 }
 
 /// A rule's error, with the place inside of the rule.

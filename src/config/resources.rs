@@ -99,6 +99,12 @@ pub fn references(config: &Dynamic) -> Vec<String> {
         .servers_transports
         .values()
         .flat_map(|transport| &transport.root_cas);
+    let own = config
+        .http
+        .servers_transports
+        .values()
+        .flat_map(|transport| &transport.certificates);
+    let own = own.flat_map(|pair| [&pair.cert_file, &pair.key_file]);
     let stores = config
         .tls
         .stores
@@ -112,7 +118,7 @@ pub fn references(config: &Dynamic) -> Vec<String> {
         .values()
         .filter_map(|options| options.client_auth.as_ref());
     let clients = clients.flat_map(|auth| &auth.ca_files);
-    files(users.chain(authorities).chain(certificates).chain(clients))
+    files(users.chain(authorities).chain(own).chain(certificates).chain(clients))
 }
 
 /// The files that a static configuration refers to.
@@ -143,7 +149,7 @@ http:
   middlewares:
     a: {basicAuth: {usersFile: /etc/users}}
   serversTransports:
-    t: {rootCAs: [ca.pem, \"-----BEGIN CERTIFICATE-----\"]}
+    t: {rootCAs: [ca.pem, \"-----BEGIN CERTIFICATE-----\"], certificates: [{certFile: o.pem, keyFile: o.key}]}
 tls:
   certificates: [{certFile: c.pem, keyFile: k.pem}, {certFile: c.pem, keyFile: k.pem}]
   stores: {default: {defaultCertificate: {certFile: d.pem, keyFile: k.pem}}}
@@ -152,7 +158,7 @@ tls:
         assert!(decoded.diagnostics.is_empty(), "{:?}", decoded.diagnostics);
         assert_eq!(
             references(&decoded.value),
-            ["/etc/users", "c.pem", "ca.pem", "d.pem", "k.pem"]
+            ["/etc/users", "c.pem", "ca.pem", "d.pem", "k.pem", "o.key", "o.pem"]
         );
     }
 

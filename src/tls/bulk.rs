@@ -1,8 +1,8 @@
 //! Larger reads below rustls while a large body flows.
 //!
-//! rustls asks its connection for at most 4 KiB at a time, so a 16 KiB record costs four or five `recv` calls. This
-//! adapter notices such a stream (a read that filled what rustls offered) and then reads up to [`BULK`] bytes at once
-//! into a buffer of its own, out of which rustls is fed.
+//! rustls asks its connection for 4 KiB to begin with, and for what is left of 18 KiB while records follow each other:
+//! a `recv` for each record or more. This adapter notices such a stream (a read that filled what rustls offered) and
+//! then reads up to [`BULK`] bytes at once into a buffer of its own, out of which rustls is fed.
 //!
 //! Invariants:
 //! - Bytes pass in their order; none is held back: what is buffered is handed out before the connection is read again.
@@ -60,14 +60,20 @@ struct Pending {
 
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pending").field("bytes", &(self.end - self.start)).finish_non_exhaustive()
+        f.debug_struct("Pending")
+            .field("bytes", &(self.end - self.start))
+            .finish_non_exhaustive()
     }
 }
 
 impl<IO> BulkIo<IO> {
     /// Wraps a connection.
     pub const fn new(io: IO) -> Self {
-        Self { io, pending: None, busy: false }
+        Self {
+            io,
+            pending: None,
+            busy: false,
+        }
     }
 
     /// The connection below.
@@ -208,7 +214,12 @@ mod tests {
     }
 
     async fn read_all(len: usize, pauses: Vec<usize>, piece: usize) -> (Vec<u8>, usize) {
-        let source = Source { body: body(len), at: 0, pauses, reads: 0 };
+        let source = Source {
+            body: body(len),
+            at: 0,
+            pauses,
+            reads: 0,
+        };
         let mut io = BulkIo::new(source);
         let mut all = Vec::new();
         let mut buffer = vec![0; piece];
@@ -249,11 +260,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_is_passed_on() {
-        let mut io = BulkIo::new(tokio_test_error());
-        assert_eq!(io.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let mut io = BulkIo::new(broken());
+        assert_eq!(
+            io.read(&mut [0; 4]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
     }
 
-    fn tokio_test_error() -> impl AsyncRead + Unpin {
+    fn broken() -> impl AsyncRead + Unpin {
         struct Broken;
         impl AsyncRead for Broken {
             fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -261,5 +275,15 @@ mod tests {
             }
         }
         Broken
+    }
+
+    /// What the adapter is for, in numbers: reads of the connection for 4 MiB that a TLS client sends.
+    #[tokio::test]
+    async fn an_upload_over_tls_takes_few_reads() {
+        const BODY: usize = 4 << 20;
+        let (client, reads) = super::super::fixture::upload(BODY).await;
+        assert_eq!(client, BODY);
+        // 35 when written; without the adapter 278, more than one for each record of 16 KiB.
+        assert!(reads < 100, "{reads}");
     }
 }

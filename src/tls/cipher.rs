@@ -10,26 +10,50 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion, version};
 
-use super::stub::{Diagnostic, did_you_mean};
 use crate::config::dynamic::TlsVersion;
+use crate::diag::{Diagnostic, did_you_mean};
 
 /// Suites by name in the order of preference: as Go's, AES-128 before AES-256 before ChaCha20.
 static SUITES: &[(&str, SupportedCipherSuite)] = &[
     ("TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
-    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+    (
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
 ];
 
 /// Go's shorter names of two suites.
 const SUITE_ALIASES: &[(&str, &str)] = &[
-    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+    (
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    ),
+    (
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    ),
 ];
 
 /// What Go knows and rustls leaves out.
@@ -131,8 +155,15 @@ impl Wanted<'_> {
                 return None;
             }
         }
-        let provider = CryptoProvider { cipher_suites: suites, kx_groups: groups?, ..aws_lc_rs::default_provider() };
-        Some(Protocol { provider: Arc::new(provider), versions: versions? })
+        let provider = CryptoProvider {
+            cipher_suites: suites,
+            kx_groups: groups?,
+            ..aws_lc_rs::default_provider()
+        };
+        Some(Protocol {
+            provider: Arc::new(provider),
+            versions: versions?,
+        })
     }
 
     fn without_tls12(
@@ -144,9 +175,15 @@ impl Wanted<'_> {
         let path = format!("{path}.cipherSuites");
         versions.retain(|version| **version != version::TLS12);
         if versions.is_empty() {
-            diagnostics.push(Diagnostic::error(path, "no cipher suite is left for TLS 1.2, the only version allowed"));
+            diagnostics.push(Diagnostic::error(
+                path,
+                "no cipher suite is left for TLS 1.2, the only version allowed",
+            ));
         } else if self.min.is_some() {
-            diagnostics.push(Diagnostic::warning(path, "no cipher suite is left for TLS 1.2: only TLS 1.3 is offered"));
+            diagnostics.push(Diagnostic::warning(
+                path,
+                "no cipher suite is left for TLS 1.2: only TLS 1.3 is offered",
+            ));
         }
     }
 
@@ -160,7 +197,10 @@ impl Wanted<'_> {
             diagnostics.push(
                 Diagnostic::error(
                     format!("{path}.maxVersion"),
-                    format!("no version is left: Gantry speaks TLS 1.2 and 1.3, and `{}` is below both", max.as_str()),
+                    format!(
+                        "no version is left: Gantry speaks TLS 1.2 and 1.3, and `{}` is below both",
+                        max.as_str()
+                    ),
                 )
                 .help("leave `maxVersion` out, or use `VersionTLS12`"),
             );
@@ -170,7 +210,10 @@ impl Wanted<'_> {
         if old(&min) {
             diagnostics.push(Diagnostic::warning(
                 format!("{path}.minVersion"),
-                format!("`{}` is broken and never spoken: the lowest version is TLS 1.2", min.as_str()),
+                format!(
+                    "`{}` is broken and never spoken: the lowest version is TLS 1.2",
+                    min.as_str()
+                ),
             ));
             min = TlsVersion::Tls12;
         }
@@ -200,7 +243,10 @@ impl Wanted<'_> {
         let mut failed = false;
         for (index, name) in self.suites.iter().enumerate() {
             let path = format!("{path}.cipherSuites[{index}]");
-            let full = SUITE_ALIASES.iter().find(|(alias, _)| alias == name).map_or(name.as_str(), |(_, full)| full);
+            let full = SUITE_ALIASES
+                .iter()
+                .find(|(alias, _)| alias == name)
+                .map_or(name.as_str(), |(_, full)| full);
             if let Some((name, _)) = SUITES.iter().find(|(known, _)| *known == full) {
                 listed.push(*name);
             } else if WEAK_SUITES.contains(&full) {
@@ -213,12 +259,17 @@ impl Wanted<'_> {
         }
         if listed.is_empty() && !failed {
             diagnostics.push(
-                Diagnostic::error(format!("{path}.cipherSuites"), "none of the listed cipher suites can be offered")
-                    .help("leave `cipherSuites` out: Gantry offers safe suites only"),
+                Diagnostic::error(
+                    format!("{path}.cipherSuites"),
+                    "none of the listed cipher suites can be offered",
+                )
+                .help("leave `cipherSuites` out: Gantry offers safe suites only"),
             );
             failed = true;
         }
-        let chosen = SUITES.iter().filter(|(name, suite)| suite.tls13().is_some() || listed.contains(name));
+        let chosen = SUITES
+            .iter()
+            .filter(|(name, suite)| suite.tls13().is_some() || listed.contains(name));
         (!failed).then(|| chosen.map(|(_, suite)| *suite).collect())
     }
 
@@ -235,7 +286,10 @@ impl Wanted<'_> {
                     groups.push(*group);
                 }
             } else if MISSING_CURVES.contains(&name.as_str()) {
-                diagnostics.push(Diagnostic::warning(path, format!("`{name}` is not built into Gantry: left out")));
+                diagnostics.push(Diagnostic::warning(
+                    path,
+                    format!("`{name}` is not built into Gantry: left out"),
+                ));
             } else {
                 diagnostics.push(unknown(path, "curve", name, CURVES.iter().map(|(name, _)| *name)));
                 failed = true;
@@ -272,7 +326,12 @@ mod tests {
     ) -> (Option<Protocol>, Vec<String>) {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (suites, curves) = (own(suites), own(curves));
-        let wanted = Wanted { min: versions.0, max: versions.1, suites: &suites, curves: &curves };
+        let wanted = Wanted {
+            min: versions.0,
+            max: versions.1,
+            suites: &suites,
+            curves: &curves,
+        };
         let mut diagnostics = Vec::new();
         let protocol = wanted.resolve("o", &mut diagnostics);
         (protocol, lines(&diagnostics))
@@ -287,10 +346,25 @@ mod tests {
             (Some(Tls12), Some(Tls13), Some(both.clone()), None),
             (Some(Tls13), None, Some(vec![ProtocolVersion::TLSv1_3]), None),
             (None, Some(Tls12), Some(vec![ProtocolVersion::TLSv1_2]), None),
-            (Some(Tls10), None, Some(both), Some("warning o.minversion: `versiontls10` is broken")),
-            (Some(Tls11), Some(Tls12), Some(vec![ProtocolVersion::TLSv1_2]), Some("warning o.minversion")),
+            (
+                Some(Tls10),
+                None,
+                Some(both),
+                Some("warning o.minversion: `versiontls10` is broken"),
+            ),
+            (
+                Some(Tls11),
+                Some(Tls12),
+                Some(vec![ProtocolVersion::TLSv1_2]),
+                Some("warning o.minversion"),
+            ),
             (None, Some(Tls11), None, Some("error o.maxversion: no version is left")),
-            (Some(Tls13), Some(Tls12), None, Some("error o.minversion: `versiontls13` is above")),
+            (
+                Some(Tls13),
+                Some(Tls12),
+                None,
+                Some("error o.minversion: `versiontls13` is above"),
+            ),
         ];
         for (min, max, expected, message) in table {
             let (protocol, lines) = resolve((min, max), &[], &[]);
@@ -305,21 +379,40 @@ mod tests {
     fn suites() {
         let count = |suites: &[&str]| {
             let (protocol, lines) = resolve((None, None), suites, &[]);
-            (protocol.map(|p| (p.provider.cipher_suites.len(), p.versions.len())), lines)
+            (
+                protocol.map(|p| (p.provider.cipher_suites.len(), p.versions.len())),
+                lines,
+            )
         };
         assert_eq!(count(&[]), (Some((9, 2)), vec![]));
-        assert_eq!(count(&["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]), (Some((4, 2)), vec![]));
+        assert_eq!(
+            count(&["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]),
+            (Some((4, 2)), vec![])
+        );
         assert_eq!(count(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]), (Some((4, 2)), vec![]));
-        assert_eq!(count(&["TLS_AES_128_GCM_SHA256"]), (Some((3, 1)), vec![]), "only 1.3 is left");
+        assert_eq!(
+            count(&["TLS_AES_128_GCM_SHA256"]),
+            (Some((3, 1)), vec![]),
+            "only 1.3 is left"
+        );
         let (protocol, lines) = count(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_RSA_WITH_RC4_128_SHA"]);
         assert_eq!(protocol, Some((4, 2)));
-        assert!(lines[0].starts_with("warning o.ciphersuites[1]: `tls_rsa_with_rc4_128_sha` is weak"), "{lines:?}");
+        assert!(
+            lines[0].starts_with("warning o.ciphersuites[1]: `tls_rsa_with_rc4_128_sha` is weak"),
+            "{lines:?}"
+        );
         let (protocol, lines) = count(&["TLS_RSA_WITH_RC4_128_SHA"]);
         assert_eq!(protocol, None);
-        assert!(lines[1].starts_with("error o.ciphersuites: none of the listed"), "{lines:?}");
+        assert!(
+            lines[1].starts_with("error o.ciphersuites: none of the listed"),
+            "{lines:?}"
+        );
         let (protocol, lines) = count(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA25"]);
         assert_eq!(protocol, None);
-        assert!(lines[0].starts_with("error o.ciphersuites[0]: unknown cipher suite"), "{lines:?}");
+        assert!(
+            lines[0].starts_with("error o.ciphersuites[0]: unknown cipher suite"),
+            "{lines:?}"
+        );
         let (protocol, lines) = resolve((None, Some(TlsVersion::Tls12)), &["TLS_AES_128_GCM_SHA256"], &[]);
         assert!(protocol.is_none() && lines[0].starts_with("error o.ciphersuites: no cipher suite is left"));
     }
@@ -339,13 +432,18 @@ mod tests {
     fn names_are_traefiks() {
         assert_eq!(version_name(Some(ProtocolVersion::TLSv1_3)), "1.3");
         assert_eq!(version_name(None), "unknown");
-        assert_eq!(suite_name(Some(CipherSuite::TLS13_AES_128_GCM_SHA256)), "TLS_AES_128_GCM_SHA256");
+        assert_eq!(
+            suite_name(Some(CipherSuite::TLS13_AES_128_GCM_SHA256)),
+            "TLS_AES_128_GCM_SHA256"
+        );
         assert_eq!(suite_name(Some(CipherSuite::TLS_RSA_WITH_NULL_MD5)), "unknown");
     }
 
     #[test]
     fn go_s_rule_for_clients_without_aes() {
-        use CipherSuite::{TLS_EMPTY_RENEGOTIATION_INFO_SCSV, TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256};
+        use CipherSuite::{
+            TLS_EMPTY_RENEGOTIATION_INFO_SCSV, TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256,
+        };
         let (aes, chacha) = (TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256);
         assert!(!prefers_chacha(&[aes, chacha]));
         assert!(prefers_chacha(&[TLS_EMPTY_RENEGOTIATION_INFO_SCSV, chacha, aes]));

@@ -20,10 +20,12 @@ use super::cache::{Fingerprint, TlsCache};
 use super::cipher::{Protocol, Wanted};
 use super::keys::{Identity, certificates_from_pem};
 use super::options::WRITE_LIMIT;
-use super::server::{Alpn, load_pair};
-use super::stub::{Diagnostic, Resources};
+use super::server::Alpn;
+use super::setup::load_pair;
 use super::verify::{AnyServer, TrustedServers};
+use crate::config::Resources;
 use crate::config::dynamic::ServersTransport;
+use crate::diag::Diagnostic;
 
 /// A connection to a server after the handshake.
 pub type ClientStream<IO> = tokio_rustls::client::TlsStream<BulkIo<IO>>;
@@ -122,7 +124,10 @@ impl ClientTls {
             transport.disable_http2,
             roots.len(),
         );
-        let parts = roots.iter().map(AsRef::as_ref).chain(fingerprints.iter().map(Fingerprint::as_bytes));
+        let parts = roots
+            .iter()
+            .map(AsRef::as_ref)
+            .chain(fingerprints.iter().map(Fingerprint::as_bytes));
         let fingerprint = Fingerprint::of(std::iter::once(settings.as_bytes()).chain(parts));
         let make = || client_config(transport, protocol, roots, &identities).map(Arc::new);
         let config = cache
@@ -136,7 +141,12 @@ impl ClientTls {
             http1.alpn_protocols = vec![b"http/1.1".to_vec()];
             Arc::new(http1)
         };
-        Some(Self { config, http1, server_name, fingerprint })
+        Some(Self {
+            config,
+            http1,
+            server_name,
+            fingerprint,
+        })
     }
 
     /// Tells transports apart: connections of equal settings may be shared, also over a reload.
@@ -166,7 +176,9 @@ impl ClientTls {
         };
         let config = if http1_only { &self.http1 } else { &self.config };
         let stream = TlsConnector::from(Arc::clone(config))
-            .connect_with(name, BulkIo::new(io), |connection| connection.set_buffer_limit(Some(WRITE_LIMIT)))
+            .connect_with(name, BulkIo::new(io), |connection| {
+                connection.set_buffer_limit(Some(WRITE_LIMIT))
+            })
             .await?;
         let alpn = Alpn::from_negotiated(stream.get_ref().1.alpn_protocol());
         Ok((stream, alpn))
@@ -174,7 +186,10 @@ impl ClientTls {
 }
 
 fn server_name(host: &str) -> Option<ServerName<'static>> {
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     let host = host.strip_suffix('.').unwrap_or(host);
     ServerName::try_from(host.to_owned()).ok()
 }
@@ -223,7 +238,9 @@ fn read_roots(
             let certificates = certificates_from_pem(&text).map_err(|error| error.to_string())?;
             let mut store = RootCertStore::empty();
             for certificate in &certificates {
-                store.add(certificate.clone()).map_err(|error| format!("not a usable authority: {error}"))?;
+                store
+                    .add(certificate.clone())
+                    .map_err(|error| format!("not a usable authority: {error}"))?;
             }
             Ok(certificates)
         });
@@ -249,7 +266,10 @@ fn read_identities(
     for (index, pair) in transport.certificates.iter().enumerate() {
         let path = format!("{path}.certificates[{index}]");
         let loaded = load_pair((&pair.cert_file, &pair.key_file), &path, resources, cache, diagnostics);
-        if let Some(problem) = loaded.as_ref().and_then(|(_, id)| id.info.validity_problem(SystemTime::now())) {
+        if let Some(problem) = loaded
+            .as_ref()
+            .and_then(|(_, id)| id.info.validity_problem(SystemTime::now()))
+        {
             diagnostics.push(Diagnostic::warning(format!("{path}.certFile"), problem));
         }
         identities.push(loaded);
@@ -284,8 +304,11 @@ fn client_config(
         let keys = identities.iter().map(|identity| Arc::clone(&identity.key)).collect();
         builder.with_client_cert_resolver(Arc::new(OwnCertificates(keys)))
     };
-    config.alpn_protocols =
-        if transport.disable_http2 { vec![b"http/1.1".to_vec()] } else { vec![b"h2".to_vec(), b"http/1.1".to_vec()] };
+    config.alpn_protocols = if transport.disable_http2 {
+        vec![b"http/1.1".to_vec()]
+    } else {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    };
     Ok(config)
 }
 
@@ -295,7 +318,10 @@ struct OwnCertificates(Vec<Arc<CertifiedKey>>);
 
 impl ResolvesClientCert for OwnCertificates {
     fn resolve(&self, _authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned()
+        self.0
+            .iter()
+            .find(|key| key.key.choose_scheme(schemes).is_some())
+            .cloned()
     }
 
     fn has_certs(&self) -> bool {
@@ -347,9 +373,12 @@ mod tests {
             None => builder.with_no_client_auth(),
             Some(authority) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(certificates_from_pem(authority.pem.as_bytes()).unwrap().remove(0)).unwrap();
-                let judge =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                roots
+                    .add(certificates_from_pem(authority.pem.as_bytes()).unwrap().remove(0))
+                    .unwrap();
+                let judge = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .unwrap();
                 builder.with_client_cert_verifier(judge)
             }
         };
@@ -410,11 +439,17 @@ mod tests {
     async fn a_listed_self_signed_certificate_is_believed_as_in_go() {
         let pair = self_signed_authority(&["backend.test"]);
         let server = backend(&pair, None);
-        let transport = ServersTransport { root_cas: vec![pair.certificate], ..ServersTransport::default() };
+        let transport = ServersTransport {
+            root_cas: vec![pair.certificate],
+            ..ServersTransport::default()
+        };
         let tls = build(&transport).0.unwrap();
         assert!(connect(&tls, &server, "backend.test", false).await.is_ok());
         let wrong_name = connect(&tls, &server, "other.test", false).await;
-        assert!(matches!(wrong_name, Err(ConnectError::Certificate(_))), "{wrong_name:?}");
+        assert!(
+            matches!(wrong_name, Err(ConnectError::Certificate(_))),
+            "{wrong_name:?}"
+        );
     }
 
     #[tokio::test]
@@ -422,14 +457,22 @@ mod tests {
         let server = backend(&Authority::new("ca").leaf("backend.test", &["backend.test"]), None);
         let tls = build(&ServersTransport::default()).0.unwrap();
         let error = connect(&tls, &server, "backend.test", false).await.unwrap_err();
-        assert!(error.to_string().starts_with("the server's certificate is not trusted: "), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("the server's certificate is not trusted: "),
+            "{error}"
+        );
         assert!(!system_roots().is_empty());
     }
 
     #[tokio::test]
     async fn insecure_skip_verify_believes_all_and_is_said() {
         let server = backend(&Authority::new("ca").leaf_until("x", &["x.test"], 2020), None);
-        let transport = ServersTransport { insecure_skip_verify: true, ..ServersTransport::default() };
+        let transport = ServersTransport {
+            insecure_skip_verify: true,
+            ..ServersTransport::default()
+        };
         let (tls, diagnostics) = build(&transport);
         assert!(diagnostics[0].starts_with("warning t.insecureskipverify: the servers' certificates are not checked"));
         assert!(connect(&tls.unwrap(), &server, "backend.test", false).await.is_ok());
@@ -439,10 +482,22 @@ mod tests {
     async fn protocols_and_versions_are_obeyed() {
         let ca = Authority::new("ca");
         let server = backend(&ca.leaf("backend.test", &["backend.test"]), None);
-        let base = ServersTransport { root_cas: vec![ca.pem.clone()], ..ServersTransport::default() };
-        let only12 = ServersTransport { max_version: Some(TlsVersion::Tls12), ..base.clone() };
-        let only13 = ServersTransport { min_version: Some(TlsVersion::Tls13), ..base.clone() };
-        let http1 = ServersTransport { disable_http2: true, ..base.clone() };
+        let base = ServersTransport {
+            root_cas: vec![ca.pem.clone()],
+            ..ServersTransport::default()
+        };
+        let only12 = ServersTransport {
+            max_version: Some(TlsVersion::Tls12),
+            ..base.clone()
+        };
+        let only13 = ServersTransport {
+            min_version: Some(TlsVersion::Tls13),
+            ..base.clone()
+        };
+        let http1 = ServersTransport {
+            disable_http2: true,
+            ..base.clone()
+        };
         let (v12, v13) = (rustls::ProtocolVersion::TLSv1_2, rustls::ProtocolVersion::TLSv1_3);
         let table = [
             (&base, false, Alpn::H2, v13),
@@ -463,24 +518,52 @@ mod tests {
         let (ca, clients) = (Authority::new("ca"), Authority::new("clients"));
         let server = backend(&ca.leaf("backend.test", &["backend.test"]), Some(&clients));
         let own = clients.leaf("me", &["me.test"]);
-        let without = ServersTransport { root_cas: vec![ca.pem.clone()], ..ServersTransport::default() };
-        let certificates = vec![CertificatePair { cert_file: own.certificate, key_file: own.key }];
-        let with = ServersTransport { certificates, ..without.clone() };
-        assert!(connect(&build(&with).0.unwrap(), &server, "backend.test", false).await.is_ok());
-        assert!(connect(&build(&without).0.unwrap(), &server, "backend.test", false).await.is_err());
+        let without = ServersTransport {
+            root_cas: vec![ca.pem.clone()],
+            ..ServersTransport::default()
+        };
+        let certificates = vec![CertificatePair {
+            cert_file: own.certificate,
+            key_file: own.key,
+        }];
+        let with = ServersTransport {
+            certificates,
+            ..without.clone()
+        };
+        assert!(
+            connect(&build(&with).0.unwrap(), &server, "backend.test", false)
+                .await
+                .is_ok()
+        );
+        assert!(
+            connect(&build(&without).0.unwrap(), &server, "backend.test", false)
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
     async fn what_is_not_a_certificate_problem_is_told_apart() {
         let tls = build(&ServersTransport::default()).0.unwrap();
-        let (client_io, server_io) = tokio::io::duplex(1024);
+        let (client_io, server_io) = tokio::io::duplex(64 * 1024);
         drop(server_io);
-        assert!(matches!(tls.connect(client_io, "x.test", false).await, Err(ConnectError::Io(_))));
-        let (client_io, _server_io) = tokio::io::duplex(1024);
-        assert!(matches!(tls.connect(client_io, "not a name", false).await, Err(ConnectError::Name(_))));
-        let (client_io, mut server_io) = tokio::io::duplex(1024);
-        tokio::io::AsyncWriteExt::write_all(&mut server_io, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        assert!(matches!(tls.connect(client_io, "x.test", false).await, Err(ConnectError::Tls(_))));
+        assert!(matches!(
+            tls.connect(client_io, "x.test", false).await,
+            Err(ConnectError::Io(_))
+        ));
+        let (client_io, _server_io) = tokio::io::duplex(64 * 1024);
+        assert!(matches!(
+            tls.connect(client_io, "not a name", false).await,
+            Err(ConnectError::Name(_))
+        ));
+        let (client_io, mut server_io) = tokio::io::duplex(64 * 1024);
+        tokio::io::AsyncWriteExt::write_all(&mut server_io, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(matches!(
+            tls.connect(client_io, "x.test", false).await,
+            Err(ConnectError::Tls(_))
+        ));
     }
 
     #[test]
@@ -489,8 +572,14 @@ mod tests {
             min_version: Some(TlsVersion::Tls13),
             max_version: Some(TlsVersion::Tls12),
             server_name: "not a name".to_owned(),
-            root_cas: vec!["/missing.pem".to_owned(), "-----BEGIN NOTHING-----\n-----END NOTHING-----\n".to_owned()],
-            certificates: vec![CertificatePair { cert_file: "/c.pem".to_owned(), key_file: "/k.pem".to_owned() }],
+            root_cas: vec![
+                "/missing.pem".to_owned(),
+                "-----BEGIN NOTHING-----\n-----END NOTHING-----\n".to_owned(),
+            ],
+            certificates: vec![CertificatePair {
+                cert_file: "/c.pem".to_owned(),
+                key_file: "/k.pem".to_owned(),
+            }],
             ..ServersTransport::default()
         };
         let (tls, diagnostics) = build(&transport);
@@ -514,7 +603,10 @@ mod tests {
         let cache = TlsCache::new();
         let build = |transport: &ServersTransport| ClientTls::build(transport, "t", &no_files(), &cache).0.unwrap();
         let base = ServersTransport::default();
-        let named = ServersTransport { server_name: "x.test".to_owned(), ..base.clone() };
+        let named = ServersTransport {
+            server_name: "x.test".to_owned(),
+            ..base.clone()
+        };
         let (first, second) = (build(&base), build(&base));
         assert!(Arc::ptr_eq(&first.config, &second.config));
         assert_eq!(first.fingerprint(), second.fingerprint());

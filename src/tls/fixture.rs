@@ -1,19 +1,22 @@
 //! Certificates, clients and handshakes for the tests of `tls`.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::server::{AcceptError, ServerTls, TlsInfo};
-use super::stub::{Diagnostic, Resources};
 use super::verify::AnyServer;
+use crate::config::Resources;
+use crate::diag::Diagnostic;
 
 /// A certificate authority of the tests.
 pub(super) struct Authority {
@@ -41,7 +44,10 @@ impl Authority {
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     pub(super) fn leaf(&self, common_name: &str, names: &[&str]) -> Pair {
@@ -53,7 +59,10 @@ impl Authority {
         let mut params = params(common_name, names);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { certificate, key: key.serialize_pem() }
+        Pair {
+            certificate,
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -62,7 +71,10 @@ pub(super) fn self_signed_authority(names: &[&str]) -> Pair {
     let key = KeyPair::generate().unwrap();
     let mut params = params("self", names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    Pair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    Pair {
+        certificate: params.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
 }
 
 /// Runs `openssl` with an input and returns what it prints.
@@ -80,7 +92,7 @@ pub(super) fn openssl(arguments: &[&str], input: &str) -> String {
 
 /// Resources without any file.
 pub(super) fn no_files() -> Resources {
-    Resources(BTreeMap::new())
+    Resources::default()
 }
 
 /// Each diagnostic in one line: `error path: message`.
@@ -101,20 +113,31 @@ pub(super) struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        Self { sni: Some("a.test"), alpn: &[], tls12: true, tls13: true }
+        Self {
+            sni: Some("a.test"),
+            alpn: &[],
+            tls12: true,
+            tls13: true,
+        }
     }
 }
 
 impl Client {
     pub(super) fn named(sni: &'static str) -> Self {
-        Self { sni: Some(sni), ..Self::default() }
+        Self {
+            sni: Some(sni),
+            ..Self::default()
+        }
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let judge = AnyServer(provider.signature_verification_algorithms);
-        let versions: Vec<_> =
-            [(self.tls13, &TLS13), (self.tls12, &TLS12)].iter().filter(|(on, _)| *on).map(|(_, v)| *v).collect();
+        let versions: Vec<_> = [(self.tls13, &TLS13), (self.tls12, &TLS12)]
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, v)| *v)
+            .collect();
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)
             .unwrap()
@@ -160,7 +183,11 @@ pub(super) async fn shake_with(
         Ok(info)
     };
     let (info, (certificate, client_error)) = tokio::join!(serve, talk(client_io, config, name));
-    Outcome { info, certificate, client_error }
+    Outcome {
+        info,
+        certificate,
+        client_error,
+    }
 }
 
 async fn talk(
@@ -174,7 +201,14 @@ async fn talk(
     };
     let leaf = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
-    let name = leaf.subject().iter_common_name().last().unwrap().as_str().unwrap().to_owned();
+    let name = leaf
+        .subject()
+        .iter_common_name()
+        .last()
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut answer = Vec::new();
     stream.write_all(b"ping").await.unwrap();
     stream.flush().await.unwrap();
@@ -183,4 +217,59 @@ async fn talk(
         Err(error) => return (Some(name), Some(error.to_string())),
     }
     (Some(name), None)
+}
+
+/// A pipe that counts the reads that bring bytes.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.0).poll_read(cx, into);
+        if polled.is_ready() {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Sends a body from a client to a server; says how much came and how many reads of the connection it took.
+pub(super) async fn upload(body: usize) -> (usize, usize) {
+    let (setup, _) = super::setup::TlsSetup::build(&Default::default(), &no_files(), &super::cache::TlsCache::new());
+    let server = setup.entry_point([]).0;
+    let (client_io, server_io) = tokio::io::duplex(256 * 1024);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let name = ServerName::try_from("a.test").unwrap();
+    let client = async {
+        let mut stream = tokio_rustls::TlsConnector::from(Client::default().config())
+            .connect(name, client_io)
+            .await?;
+        stream.write_all(&vec![7; body]).await?;
+        stream.shutdown().await
+    };
+    let serve = async {
+        let (mut stream, _) = server
+            .accept(Counted(server_io, Arc::clone(&reads)), None)
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        got.len()
+    };
+    let (client, got) = tokio::join!(client, serve);
+    client.unwrap();
+    (got, reads.load(Ordering::Relaxed))
 }

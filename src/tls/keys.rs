@@ -46,7 +46,10 @@ pub enum KeyError {
 impl KeyError {
     /// Whether the key file is to blame, and not the certificate file.
     pub const fn concerns_key(&self) -> bool {
-        matches!(self, Self::NoKey(_) | Self::EncryptedKey | Self::Key(_) | Self::Mismatch { .. })
+        matches!(
+            self,
+            Self::NoKey(_) | Self::EncryptedKey | Self::Key(_) | Self::Mismatch { .. }
+        )
     }
 
     /// How to mend it, where that is not plain from the message.
@@ -65,7 +68,11 @@ impl KeyError {
 }
 
 fn found(kinds: &[String]) -> String {
-    if kinds.is_empty() { String::new() } else { format!("; found: {}", kinds.join(", ")) }
+    if kinds.is_empty() {
+        String::new()
+    } else {
+        format!("; found: {}", kinds.join(", "))
+    }
 }
 
 /// What a person and the metrics want to know about a certificate.
@@ -191,10 +198,13 @@ impl Identity {
             .map_err(|error| KeyError::Key(plain_reason(&error)))?;
         let certified = CertifiedKey::new(chain, signer);
         match certified.keys_match() {
-            Ok(()) => Ok(Self { key: Arc::new(certified), info }),
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                Err(KeyError::Mismatch { later_in_chain: belongs_to_later(&certified) })
-            }
+            Ok(()) => Ok(Self {
+                key: Arc::new(certified),
+                info,
+            }),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(KeyError::Mismatch {
+                later_in_chain: belongs_to_later(&certified),
+            }),
             Err(error) => Err(KeyError::Certificate(error.to_string())),
         }
     }
@@ -208,11 +218,11 @@ fn plain_reason(error: &rustls::Error) -> String {
 }
 
 fn belongs_to_later(certified: &CertifiedKey) -> bool {
-    certified
-        .cert
-        .iter()
-        .skip(1)
-        .any(|other| CertifiedKey::new(vec![other.clone()], Arc::clone(&certified.key)).keys_match().is_ok())
+    certified.cert.iter().skip(1).any(|other| {
+        CertifiedKey::new(vec![other.clone()], Arc::clone(&certified.key))
+            .keys_match()
+            .is_ok()
+    })
 }
 
 /// All `CERTIFICATE` blocks of a PEM text, in their order; at least one.
@@ -220,8 +230,14 @@ fn belongs_to_later(certified: &CertifiedKey) -> bool {
 /// # Errors
 /// No certificate in it, or broken PEM. The certificates themselves are not looked at.
 pub fn certificates_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, KeyError> {
-    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().map_err(|e| pem_error(&e))?;
-    if chain.is_empty() { Err(KeyError::NoCertificate(block_kinds(text))) } else { Ok(chain) }
+    let chain = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| pem_error(&e))?;
+    if chain.is_empty() {
+        Err(KeyError::NoCertificate(block_kinds(text)))
+    } else {
+        Ok(chain)
+    }
 }
 
 /// The first private key of a PEM text: PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`).
@@ -249,7 +265,10 @@ pub fn key_from_pem(text: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
 fn pem_error(error: &pem::Error) -> KeyError {
     KeyError::Pem(match error {
         pem::Error::MissingSectionEnd { end_marker } => {
-            format!("`-----END {}-----` is missing (is the file cut off?)", String::from_utf8_lossy(end_marker).trim())
+            format!(
+                "`-----END {}-----` is missing (is the file cut off?)",
+                String::from_utf8_lossy(end_marker).trim()
+            )
         }
         pem::Error::IllegalSectionStart { line } => {
             format!("bad `-----BEGIN` line: {}", String::from_utf8_lossy(line).trim())
@@ -267,7 +286,12 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
 fn block_kinds(text: &[u8]) -> Vec<String> {
     let mut kinds: Vec<String> = String::from_utf8_lossy(text)
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned))
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("-----BEGIN ")?
+                .strip_suffix("-----")
+                .map(str::to_owned)
+        })
         .collect();
     kinds.dedup();
     kinds.truncate(4);
@@ -304,17 +328,37 @@ mod tests {
         let cut = &pair.certificate[..pair.certificate.len() - 30];
         let chain = format!("{}{}", authority.pem, pair.certificate);
         let table: &[(&str, &str, &str)] = &[
-            ("", &pair.key, "no certificate in it (no `-----BEGIN CERTIFICATE-----` block)"),
-            (&pair.key, &pair.key, "no certificate in it (no `-----BEGIN CERTIFICATE-----` block; found: PRIVATE KEY)"),
+            (
+                "",
+                &pair.key,
+                "no certificate in it (no `-----BEGIN CERTIFICATE-----` block)",
+            ),
+            (
+                &pair.key,
+                &pair.key,
+                "no certificate in it (no `-----BEGIN CERTIFICATE-----` block; found: PRIVATE KEY)",
+            ),
             (&pair.certificate, "", "no private key in it"),
             (&pair.certificate, &pair.certificate, "found: CERTIFICATE)"),
             (&pair.certificate, &other.key, "does not match"),
             (&pair.certificate, &encrypted, "is encrypted"),
             (&pair.certificate, &old_encrypted, "is encrypted"),
             (cut, &pair.key, "`-----END CERTIFICATE-----` is missing"),
-            ("-----BEGIN CERTIFICATE-----\n§\n-----END CERTIFICATE-----\n", &pair.key, "not base64"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &pair.key, "cannot be read"),
-            (&pair.certificate, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot be used"),
+            (
+                "-----BEGIN CERTIFICATE-----\n§\n-----END CERTIFICATE-----\n",
+                &pair.key,
+                "not base64",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                &pair.key,
+                "cannot be read",
+            ),
+            (
+                &pair.certificate,
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                "cannot be used",
+            ),
             (&chain, &pair.key, "does not match"),
         ];
         for (certificate, key, expected) in table {
@@ -328,22 +372,32 @@ mod tests {
     #[test]
     fn describes_the_certificate() {
         let pair = Authority::new("ca").leaf_until("A.test", &["b.test", "A.test", "10.0.0.1", "::1"], 2030);
-        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap().info;
+        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())
+            .unwrap()
+            .info;
         assert_eq!(info.common_name, "A.test");
         assert_eq!(info.dns_names, ["A.test", "b.test"]);
         assert_eq!(info.names(), ["10.0.0.1", "::1", "a.test", "b.test"]);
         assert_eq!(info.not_after, 1_893_456_000);
         let serial = openssl(&["x509", "-noout", "-serial"], &pair.certificate);
-        assert_eq!(serial.trim().trim_start_matches("serial=").trim_start_matches('0'), info.serial_hex);
+        assert_eq!(
+            serial.trim().trim_start_matches("serial=").trim_start_matches('0'),
+            info.serial_hex
+        );
         assert!(info.serial.bytes().all(|byte| byte.is_ascii_digit()));
     }
 
     #[test]
     fn an_expired_certificate_is_usable_and_said() {
         let pair = Authority::new("ca").leaf_until("a.test", &["a.test"], 2020);
-        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap().info;
+        let info = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())
+            .unwrap()
+            .info;
         let problem = info.validity_problem(SystemTime::now()).unwrap();
         assert_eq!(problem, "the certificate expired on Wed, 01 Jan 2020 00:00:00 GMT");
-        assert_eq!(info.validity_problem(UNIX_EPOCH + Duration::from_secs(1_500_000_000)), None);
+        assert_eq!(
+            info.validity_problem(UNIX_EPOCH + Duration::from_secs(1_500_000_000)),
+            None
+        );
     }
 }

@@ -10,8 +10,8 @@ use super::cache::{Fingerprint, TlsCache};
 use super::cipher::{Protocol, Wanted};
 use super::keys::Identity;
 use super::store::{CertStore, Resolver};
-use super::stub::Diagnostic;
 use crate::config::dynamic::{ClientAuthType, TlsOptions};
+use crate::diag::Diagnostic;
 
 /// Tickets sent after a TLS 1.3 handshake. Go sends one; each costs an encryption and some 200 bytes.
 const TICKETS: usize = 1;
@@ -64,7 +64,10 @@ impl ServerOptions {
         store: &Arc<CertStore>,
         cache: &TlsCache,
     ) -> Result<Self, rustls::Error> {
-        let resolver = Resolver { store: Arc::clone(store), strict: options.sni_strict };
+        let resolver = Resolver {
+            store: Arc::clone(store),
+            strict: options.sni_strict,
+        };
         let mut config = ServerConfig::builder_with_provider(protocol.provider)
             .with_protocol_versions(&protocol.versions)?
             .with_no_client_auth()
@@ -88,12 +91,20 @@ impl ServerOptions {
         }
         let mut chacha = config.clone();
         chacha.ignore_client_order = false;
-        Ok(Self { fast: Arc::new(config), chacha: Arc::new(chacha), sni_strict: options.sni_strict })
+        Ok(Self {
+            fast: Arc::new(config),
+            chacha: Arc::new(chacha),
+            sni_strict: options.sni_strict,
+        })
     }
 
     /// The configuration for a client that offers these suites.
     pub fn config(&self, client_prefers_chacha: bool) -> &Arc<ServerConfig> {
-        if client_prefers_chacha { &self.chacha } else { &self.fast }
+        if client_prefers_chacha {
+            &self.chacha
+        } else {
+            &self.fast
+        }
     }
 
     /// The same configuration with one certificate for every name: for clients that name no server and are known by

@@ -2,16 +2,11 @@
 //!
 //! [`TlsSetup`] is what the `tls` section means (certificates and options); an entry point combines it with the host
 //! names of its routers into a [`ServerTls`], which sits in the snapshot.
-//!
-//! Which options a name gets (reference, A7): those of the routers whose rules name the host, `default` for all other
-//! names. Routers that disagree about one host: `default`, with a warning. Broken or unknown options: the connection is
-//! closed, never served with other options.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello};
@@ -20,13 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::bulk::BulkIo;
-use super::cache::{DEFAULT_OPTIONS, Fingerprint, TlsCache};
 use super::cipher::{prefers_chacha, suite_name, version_name};
-use super::keys::Identity;
-use super::options::{ServerOptions, WRITE_LIMIT};
+use super::options::WRITE_LIMIT;
+use super::setup::Slot;
+pub use super::setup::{RouterTls, TlsSetup};
 use super::store::{CertStore, normal_name};
-use super::stub::{Diagnostic, Resources, did_you_mean};
-use crate::config::dynamic::{Certificate, Tls, TlsOptions};
 
 /// A client's connection after the handshake.
 pub type ServerStream<IO> = tokio_rustls::server::TlsStream<BulkIo<IO>>;
@@ -84,276 +77,6 @@ pub enum AcceptError {
     Handshake(#[source] io::Error),
 }
 
-/// What the TLS part of a router says.
-#[derive(Debug, Clone, Copy)]
-pub struct RouterTls<'a> {
-    /// Path of the router in the configuration, such as `http.routers.r`.
-    pub path: &'a str,
-    /// The hosts of its rule, `*.` included. Empty (or with a `*`) if the rule can match a request for any other host:
-    /// a router that names options is then refused, for they would not hold there.
-    pub hosts: &'a [String],
-    /// `tls.options`; empty means `default`. The suffix `@file` is understood.
-    pub options: &'a str,
-}
-
-#[derive(Debug)]
-struct Slot {
-    id: u32,
-    name: String,
-    /// `None`: broken or unknown.
-    options: Option<ServerOptions>,
-}
-
-/// What the `tls` section means: certificates and options, not yet bound to hosts.
-#[derive(Debug, Clone)]
-pub struct TlsSetup {
-    store: Arc<CertStore>,
-    slots: BTreeMap<String, Arc<Slot>>,
-    default: Arc<Slot>,
-}
-
-impl TlsSetup {
-    /// Reads the `tls` section. Call it once a reload, also when the section is empty: it begins a round of `cache`.
-    ///
-    /// A certificate that cannot be used is an error and left out; options that cannot be used are an error, and their
-    /// hosts will be closed.
-    pub fn build(tls: &Tls, resources: &Resources, cache: &TlsCache) -> (Self, Vec<Diagnostic>) {
-        cache.begin();
-        let mut diagnostics = Vec::new();
-        let (store, fingerprint) = build_store(tls, resources, cache, &mut diagnostics);
-        let built_in = TlsOptions::default();
-        let mut named: BTreeMap<&str, &TlsOptions> =
-            tls.options.iter().map(|(name, options)| (name.as_str(), options)).collect();
-        named.entry(DEFAULT_OPTIONS).or_insert(&built_in);
-        let mut slots = BTreeMap::new();
-        for (name, options) in named {
-            let path = format!("tls.options.{name}");
-            let options =
-                ServerOptions::build(options, &path, (&store, fingerprint), cache, &mut diagnostics);
-            let slot = Slot { id: cache.option_id(name), name: name.to_owned(), options };
-            slots.insert(name.to_owned(), Arc::new(slot));
-        }
-        let default = Arc::clone(&slots[DEFAULT_OPTIONS]);
-        (Self { store, slots, default }, diagnostics)
-    }
-
-    /// The certificates, for metrics and `gantry check`.
-    pub const fn store(&self) -> &Arc<CertStore> {
-        &self.store
-    }
-
-    /// Binds the options to the hosts of the routers of one entry point.
-    ///
-    /// Errors carry the path of their router, which must not be served.
-    pub fn entry_point<'a>(
-        &self,
-        routers: impl IntoIterator<Item = RouterTls<'a>>,
-    ) -> (ServerTls, Vec<Diagnostic>) {
-        let mut hosts = HostOptions::default();
-        let mut diagnostics = Vec::new();
-        for router in routers {
-            if let Some(slot) = self.slot_of(&router, &mut diagnostics) {
-                for host in router.hosts {
-                    hosts.add(host, &slot, router.path);
-                }
-            }
-        }
-        (hosts.finish(self, &mut diagnostics), diagnostics)
-    }
-
-    fn slot_of(&self, router: &RouterTls<'_>, diagnostics: &mut Vec<Diagnostic>) -> Option<Arc<Slot>> {
-        let name = router.options.strip_suffix("@file").unwrap_or(router.options);
-        let slot = match self.slots.get(if name.is_empty() { DEFAULT_OPTIONS } else { name }) {
-            Some(slot) => Arc::clone(slot),
-            None => {
-                diagnostics.push(self.unknown_options(router, name));
-                Arc::new(Slot { id: u32::MAX, name: name.to_owned(), options: None })
-            }
-        };
-        let any_host = router.hosts.is_empty() || router.hosts.iter().any(|host| host == "*");
-        if any_host && slot.id != self.default.id {
-            if slot.id != u32::MAX {
-                diagnostics.push(no_host(router, name));
-            }
-            return None;
-        }
-        Some(slot)
-    }
-
-    fn unknown_options(&self, router: &RouterTls<'_>, name: &str) -> Diagnostic {
-        let path = format!("{}.tls.options", router.path);
-        let diagnostic = Diagnostic::error(path, format!("there are no TLS options `{name}`"));
-        match did_you_mean(name, self.slots.keys().map(String::as_str)) {
-            Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
-            None => diagnostic.help(format!("add `tls.options.{name}`")),
-        }
-    }
-}
-
-fn no_host(router: &RouterTls<'_>, name: &str) -> Diagnostic {
-    Diagnostic::error(
-        format!("{}.tls.options", router.path),
-        format!("the TLS options `{name}` cannot hold: the rule does not name its hosts"),
-    )
-    .help("options belong to host names: add Host(`…`) to the rule, or change `tls.options.default`")
-}
-
-fn build_store(
-    tls: &Tls,
-    resources: &Resources,
-    cache: &TlsCache,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (Arc<CertStore>, Fingerprint) {
-    let mut fingerprints = Vec::new();
-    let mut certificates = Vec::new();
-    for (index, certificate) in tls.certificates.iter().enumerate() {
-        let path = format!("tls.certificates[{index}]");
-        if !certificate.stores.is_empty() && !certificate.stores.iter().any(|store| store == "default") {
-            diagnostics.push(Diagnostic::warning(
-                format!("{path}.stores"),
-                "this certificate is never served: only the store `default` is used",
-            ));
-            continue;
-        }
-        if let Some((fingerprint, identity)) = load(certificate, &path, resources, cache, diagnostics) {
-            fingerprints.push(fingerprint);
-            certificates.push(identity);
-        }
-    }
-    let configured = tls.stores.get("default").and_then(|store| store.default_certificate.as_ref()).and_then(
-        |certificate| load(certificate, "tls.stores.default.defaultCertificate", resources, cache, diagnostics),
-    );
-    let default = configured.or_else(|| match cache.self_signed() {
-        Ok(identity) => Some((Fingerprint::of([b"self-signed".as_slice()]), identity)),
-        Err(error) => {
-            diagnostics.push(Diagnostic::error("tls", format!("cannot make a self-signed certificate: {error}")));
-            None
-        }
-    });
-    let parts = fingerprints.iter().map(Fingerprint::as_bytes);
-    match default {
-        Some((fingerprint, default)) => {
-            let fingerprint = Fingerprint::of(parts.chain([fingerprint.as_bytes()]));
-            (cache.store(fingerprint, || CertStore::new(certificates, Some(default))), fingerprint)
-        }
-        None => {
-            let fingerprint = Fingerprint::of(parts);
-            (cache.store(fingerprint, || CertStore::new(certificates, None)), fingerprint)
-        }
-    }
-}
-
-/// Reads one certificate and its key; errors and an expiry go to the diagnostics.
-fn load(
-    certificate: &Certificate,
-    path: &str,
-    resources: &Resources,
-    cache: &TlsCache,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Fingerprint, Arc<Identity>)> {
-    let (fingerprint, identity) = load_pair(
-        (&certificate.cert_file, &certificate.key_file),
-        path,
-        resources,
-        cache,
-        diagnostics,
-    )?;
-    if let Some(problem) = identity.info.validity_problem(SystemTime::now()) {
-        diagnostics.push(Diagnostic::warning(format!("{path}.certFile"), problem));
-    }
-    Some((fingerprint, identity))
-}
-
-/// Reads a certificate and its key, each a file's name or its contents.
-pub(super) fn load_pair(
-    (cert_file, key_file): (&str, &str),
-    path: &str,
-    resources: &Resources,
-    cache: &TlsCache,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Fingerprint, Arc<Identity>)> {
-    let mut read = |key: &str, text| match resources.file_or_content(text) {
-        Ok(content) => Some(content),
-        Err(error) => {
-            diagnostics.push(Diagnostic::error(format!("{path}.{key}"), error));
-            None
-        }
-    };
-    let (certificates, key) = (read("certFile", cert_file), read("keyFile", key_file));
-    let (fingerprint, identity) = cache.identity(&certificates?, &key?);
-    match identity {
-        Ok(identity) => Some((fingerprint, identity)),
-        Err(error) => {
-            let key = if error.concerns_key() { "keyFile" } else { "certFile" };
-            let mut diagnostic = Diagnostic::error(format!("{path}.{key}"), error.to_string());
-            if let Some(help) = error.help() {
-                diagnostic = diagnostic.help(help);
-            }
-            diagnostics.push(diagnostic);
-            None
-        }
-    }
-}
-
-/// The hosts of an entry point's routers while they are collected.
-#[derive(Debug, Default)]
-struct HostOptions<'a> {
-    hosts: HashMap<String, (Arc<Slot>, Vec<&'a str>, bool)>,
-}
-
-impl<'a> HostOptions<'a> {
-    fn add(&mut self, host: &str, slot: &Arc<Slot>, router: &'a str) {
-        if host == "*" {
-            return;
-        }
-        match self.hosts.get_mut(normal_name(host).as_ref()) {
-            None => {
-                self.hosts.insert(normal_name(host).into_owned(), (Arc::clone(slot), vec![router], false));
-            }
-            Some((first, _, _)) if first.name == slot.name => {}
-            Some((first, routers, conflict)) => {
-                // Closed beats everything: what cannot be served is not opened by a second router.
-                if slot.options.is_none() && first.options.is_some() {
-                    *first = Arc::clone(slot);
-                }
-                routers.push(router);
-                *conflict = true;
-            }
-        }
-    }
-
-    fn finish(self, setup: &TlsSetup, diagnostics: &mut Vec<Diagnostic>) -> ServerTls {
-        let mut tls = ServerTls {
-            store: Arc::clone(&setup.store),
-            exact: HashMap::with_capacity(self.hosts.len()),
-            wildcard: HashMap::new(),
-            default: Arc::clone(&setup.default),
-        };
-        let mut conflicts: Vec<(String, Vec<&str>)> = Vec::new();
-        for (host, (slot, routers, conflict)) in self.hosts {
-            let slot = if conflict && slot.options.is_some() { Arc::clone(&setup.default) } else { slot };
-            if conflict {
-                conflicts.push((host.clone(), routers));
-            }
-            match host.strip_prefix("*.") {
-                Some(parent) => tls.wildcard.insert(parent.into(), slot),
-                None => tls.exact.insert(host.into_boxed_str(), slot),
-            };
-        }
-        conflicts.sort();
-        for (host, routers) in conflicts {
-            diagnostics.push(
-                Diagnostic::warning(
-                    format!("{}.tls.options", routers[0]),
-                    format!("routers for the host `{host}` name different TLS options: `default` is used for it"),
-                )
-                .help(format!("the routers: {}", routers.join(", "))),
-            );
-        }
-        tls
-    }
-}
-
 /// Takes the handshakes of an entry point's clients. Immutable, part of the snapshot.
 #[derive(Debug)]
 pub struct ServerTls {
@@ -365,17 +88,18 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// [`TlsSetup::build`] and [`TlsSetup::entry_point`] in one, where there is one entry point.
-    pub fn build<'a>(
-        tls: &Tls,
-        routers: impl IntoIterator<Item = RouterTls<'a>>,
-        resources: &Resources,
-        cache: &TlsCache,
-    ) -> (Self, Vec<Diagnostic>) {
-        let (setup, mut diagnostics) = TlsSetup::build(tls, resources, cache);
-        let (server, more) = setup.entry_point(routers);
-        diagnostics.extend(more);
-        (server, diagnostics)
+    pub(super) const fn new(
+        store: Arc<CertStore>,
+        exact: HashMap<Box<str>, Arc<Slot>>,
+        wildcard: HashMap<Box<str>, Arc<Slot>>,
+        default: Arc<Slot>,
+    ) -> Self {
+        Self {
+            store,
+            exact,
+            wildcard,
+            default,
+        }
     }
 
     fn slot(&self, host: &str) -> &Arc<Slot> {
@@ -402,11 +126,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// See [`AcceptError`].
-    pub async fn accept<IO>(
-        &self,
-        io: IO,
-        local: Option<IpAddr>,
-    ) -> Result<(ServerStream<IO>, TlsInfo), AcceptError>
+    pub async fn accept<IO>(&self, io: IO, local: Option<IpAddr>) -> Result<(ServerStream<IO>, TlsInfo), AcceptError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -473,12 +193,20 @@ async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(start: &mut StartHandshake<B
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::cache::TlsCache;
     use super::super::fixture::{Authority, Client, Pair, lines, no_files, shake, shake_with};
     use super::*;
-    use crate::config::dynamic::{ClientAuth, TlsStore, TlsVersion};
+    use crate::config::dynamic::{Certificate, ClientAuth, Tls, TlsOptions, TlsStore, TlsVersion};
+    use crate::diag::Diagnostic;
 
     fn certificate(pair: &Pair) -> Certificate {
-        Certificate { cert_file: pair.certificate.clone(), key_file: pair.key.clone(), ..Certificate::default() }
+        Certificate {
+            cert_file: pair.certificate.clone(),
+            key_file: pair.key.clone(),
+            ..Certificate::default()
+        }
     }
 
     /// a.test, *.wild.test and a default certificate, as the comparison with Traefik has them.
@@ -491,13 +219,16 @@ mod tests {
                 certificate(&ca.leaf("*.wild.test", &["*.wild.test"])),
                 certificate(&ca.leaf("ip", &["10.1.2.3"])),
             ],
-            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate, ..TlsStore::default() })]),
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
             ..Tls::default()
         }
     }
 
     fn with_options(named: &[(&str, TlsOptions)]) -> Tls {
-        let options = named.iter().map(|(name, options)| ((*name).to_owned(), options.clone())).collect();
+        let options = named
+            .iter()
+            .map(|(name, options)| ((*name).to_owned(), options.clone()))
+            .collect();
         Tls { options, ..section() }
     }
 
@@ -506,34 +237,47 @@ mod tests {
         (server, lines(&diagnostics))
     }
 
-    fn build_cached(
-        tls: &Tls,
-        routers: &[(&str, &[&str], &str)],
-        cache: &TlsCache,
-    ) -> (ServerTls, Vec<Diagnostic>) {
-        let hosts: Vec<Vec<String>> =
-            routers.iter().map(|(_, hosts, _)| hosts.iter().map(|host| (*host).to_owned()).collect()).collect();
+    fn build_cached(tls: &Tls, routers: &[(&str, &[&str], &str)], cache: &TlsCache) -> (ServerTls, Vec<Diagnostic>) {
+        let hosts: Vec<Vec<String>> = routers
+            .iter()
+            .map(|(_, hosts, _)| hosts.iter().map(|host| (*host).to_owned()).collect())
+            .collect();
         let routers = routers
             .iter()
             .zip(&hosts)
             .map(|((path, _, options), hosts)| RouterTls { path, hosts, options });
-        ServerTls::build(tls, routers, &no_files(), cache)
+        let (setup, mut diagnostics) = TlsSetup::build(tls, &no_files(), cache);
+        let (server, more) = setup.entry_point(routers);
+        diagnostics.extend(more);
+        (server, diagnostics)
     }
 
     fn tls13() -> TlsOptions {
-        TlsOptions { min_version: Some(TlsVersion::Tls13), ..TlsOptions::default() }
+        TlsOptions {
+            min_version: Some(TlsVersion::Tls13),
+            ..TlsOptions::default()
+        }
     }
 
     fn tls12() -> TlsOptions {
-        TlsOptions { max_version: Some(TlsVersion::Tls12), ..TlsOptions::default() }
+        TlsOptions {
+            max_version: Some(TlsVersion::Tls12),
+            ..TlsOptions::default()
+        }
     }
 
     fn strict() -> TlsOptions {
-        TlsOptions { sni_strict: true, ..TlsOptions::default() }
+        TlsOptions {
+            sni_strict: true,
+            ..TlsOptions::default()
+        }
     }
 
     fn broken() -> TlsOptions {
-        TlsOptions { cipher_suites: vec!["NO_SUCH".to_owned()], ..TlsOptions::default() }
+        TlsOptions {
+            cipher_suites: vec!["NO_SUCH".to_owned()],
+            ..TlsOptions::default()
+        }
     }
 
     #[tokio::test]
@@ -550,7 +294,11 @@ mod tests {
         ];
         for (sni, expected) in table {
             for tls13 in [true, false] {
-                let client = Client { sni, tls13, ..Client::default() };
+                let client = Client {
+                    sni,
+                    tls13,
+                    ..Client::default()
+                };
                 let outcome = shake(&server, &client).await;
                 assert_eq!(outcome.certificate.as_deref(), Some(expected), "{sni:?}");
                 let info = outcome.info.unwrap();
@@ -565,7 +313,10 @@ mod tests {
     async fn without_a_name_the_address_picks_the_certificate() {
         for tls in [section(), with_options(&[("default", strict())])] {
             let (server, _) = build(&tls, &[]);
-            let client = Client { sni: None, ..Client::default() };
+            let client = Client {
+                sni: None,
+                ..Client::default()
+            };
             let outcome = shake_with(&server, client.config(), None, Some("10.1.2.3".parse().unwrap())).await;
             assert_eq!(outcome.certificate.as_deref(), Some("ip"));
         }
@@ -585,8 +336,19 @@ mod tests {
         let (server, _) = build(&with_options(&[("default", strict())]), &[]);
         assert!(shake(&server, &Client::named("a.test")).await.info.is_ok());
         for sni in [Some("none.test"), Some("default.test"), None] {
-            let outcome = shake(&server, &Client { sni, ..Client::default() }).await;
-            assert!(matches!(outcome.info, Err(AcceptError::NoCertificate(_))), "{:?}", outcome.info);
+            let outcome = shake(
+                &server,
+                &Client {
+                    sni,
+                    ..Client::default()
+                },
+            )
+            .await;
+            assert!(
+                matches!(outcome.info, Err(AcceptError::NoCertificate(_))),
+                "{:?}",
+                outcome.info
+            );
             let error = outcome.client_error.unwrap();
             assert!(error.contains("UnrecognisedName"), "{error}");
         }
@@ -594,8 +356,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_protocol_is_agreed_upon() {
-        let http1 = TlsOptions { alpn_protocols: vec!["http/1.1".to_owned()], ..TlsOptions::default() };
-        let acme = TlsOptions { alpn_protocols: vec!["acme-tls/1".to_owned()], ..TlsOptions::default() };
+        let http1 = TlsOptions {
+            alpn_protocols: vec!["http/1.1".to_owned()],
+            ..TlsOptions::default()
+        };
+        let acme = TlsOptions {
+            alpn_protocols: vec!["acme-tls/1".to_owned()],
+            ..TlsOptions::default()
+        };
         let tls = with_options(&[("http1", http1), ("acme", acme)]);
         let (server, _) = build(&tls, &[("r", &["one.test"], "http1"), ("s", &["acme.test"], "acme")]);
         let table: &[(&str, &'static [&'static str], Option<Alpn>)] = &[
@@ -609,9 +377,17 @@ mod tests {
             ("acme.test", &["h2"], Some(Alpn::Http1)),
         ];
         for (sni, alpn, expected) in table {
-            let client = Client { sni: Some(sni), alpn, ..Client::default() };
+            let client = Client {
+                sni: Some(sni),
+                alpn,
+                ..Client::default()
+            };
             let outcome = shake(&server, &client).await;
-            assert_eq!(outcome.info.as_ref().ok().map(|info| info.alpn), *expected, "{sni} {alpn:?}");
+            assert_eq!(
+                outcome.info.as_ref().ok().map(|info| info.alpn),
+                *expected,
+                "{sni} {alpn:?}"
+            );
             if expected.is_none() {
                 assert!(outcome.client_error.unwrap().contains("NoApplicationProtocol"));
             }
@@ -630,7 +406,10 @@ mod tests {
                 ("http.routers.b", &["b.test"], "broken"),
             ],
         );
-        assert_eq!(diagnostics, ["error tls.options.broken.ciphersuites[0]: unknown cipher suite `no_such`"]);
+        assert_eq!(
+            diagnostics,
+            ["error tls.options.broken.ciphersuites[0]: unknown cipher suite `no_such`"]
+        );
         // Server name, whether the client speaks 1.2 and 1.3, the version agreed upon.
         let table = [
             ("a.test", true, true, Some("1.3")),
@@ -644,8 +423,21 @@ mod tests {
             ("other.test", true, true, Some("1.3")),
         ];
         for (sni, tls12, tls13, expected) in table {
-            let outcome = shake(&server, &Client { sni: Some(sni), tls12, tls13, ..Client::default() }).await;
-            assert_eq!(outcome.info.ok().map(|info| info.version), expected, "{sni} {tls12} {tls13}");
+            let outcome = shake(
+                &server,
+                &Client {
+                    sni: Some(sni),
+                    tls12,
+                    tls13,
+                    ..Client::default()
+                },
+            )
+            .await;
+            assert_eq!(
+                outcome.info.ok().map(|info| info.version),
+                expected,
+                "{sni} {tls12} {tls13}"
+            );
         }
         let outcome = shake(&server, &Client::named("b.test")).await;
         assert!(matches!(outcome.info, Err(AcceptError::BrokenOptions(name)) if name == "b.test"));
@@ -656,7 +448,10 @@ mod tests {
         assert_eq!(server.options_for_host("one.wild.test"), 0);
         assert_ne!(server.options_for_host("two.wild.test"), a);
         assert_eq!(server.options_for_host("other.test"), 0);
-        assert_eq!(shake(&server, &Client::named("a.test")).await.info.unwrap().options_id, a);
+        assert_eq!(
+            shake(&server, &Client::named("a.test")).await.info.unwrap().options_id,
+            a
+        );
     }
 
     #[tokio::test]
@@ -675,7 +470,15 @@ mod tests {
         assert!(diagnostics[2].contains("`y.test`"), "{diagnostics:?}");
         assert_eq!(server.options_for_host("x.test"), 0);
         for (tls13, version) in [(true, "1.3"), (false, "1.2")] {
-            let outcome = shake(&server, &Client { sni: Some("x.test"), tls13, ..Client::default() }).await;
+            let outcome = shake(
+                &server,
+                &Client {
+                    sni: Some("x.test"),
+                    tls13,
+                    ..Client::default()
+                },
+            )
+            .await;
             assert_eq!(outcome.info.unwrap().version, version);
         }
         assert!(shake(&server, &Client::named("y.test")).await.info.is_err());
@@ -707,10 +510,19 @@ mod tests {
 
     #[tokio::test]
     async fn client_auth_is_never_ignored() {
-        let client_auth = Some(ClientAuth { ca_files: vec!["ca.pem".to_owned()], ..ClientAuth::default() });
-        let options = TlsOptions { client_auth, ..TlsOptions::default() };
+        let client_auth = Some(ClientAuth {
+            ca_files: vec!["ca.pem".to_owned()],
+            ..ClientAuth::default()
+        });
+        let options = TlsOptions {
+            client_auth,
+            ..TlsOptions::default()
+        };
         let (server, diagnostics) = build(&with_options(&[("mtls", options)]), &[("r", &["m.test"], "mtls")]);
-        assert!(diagnostics[0].starts_with("error tls.options.mtls.clientauth"), "{diagnostics:?}");
+        assert!(
+            diagnostics[0].starts_with("error tls.options.mtls.clientauth"),
+            "{diagnostics:?}"
+        );
         assert!(shake(&server, &Client::named("m.test")).await.info.is_err());
     }
 
@@ -719,20 +531,29 @@ mod tests {
         let ca = Authority::new("ca");
         let (a, b) = (ca.leaf("a.test", &["a.test"]), ca.leaf("b.test", &["b.test"]));
         let old = certificate(&ca.leaf_until("old.test", &["old.test"], 2020));
-        let mismatch = Certificate { key_file: b.key.clone(), ..certificate(&a) };
-        let missing = Certificate { cert_file: "/missing.pem".to_owned(), ..certificate(&a) };
-        let elsewhere = Certificate { stores: vec!["other".to_owned()], ..certificate(&b) };
+        let mismatch = Certificate {
+            key_file: b.key.clone(),
+            ..certificate(&a)
+        };
+        let missing = Certificate {
+            cert_file: "/missing.pem".to_owned(),
+            ..certificate(&a)
+        };
+        let elsewhere = Certificate {
+            stores: vec!["other".to_owned()],
+            ..certificate(&b)
+        };
         let default_certificate = Some(mismatch.clone());
         let tls = Tls {
             certificates: vec![mismatch, missing, elsewhere, old],
-            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate, ..TlsStore::default() })]),
+            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
             ..Tls::default()
         };
         let (setup, diagnostics) = TlsSetup::build(&tls, &no_files(), &TlsCache::new());
         let lines = lines(&diagnostics);
         let expected = [
             "error tls.certificates[0].keyfile: the private key does not match the certificate",
-            "error tls.certificates[1].certfile: /missing.pem",
+            "error tls.certificates[1].certfile: the file `/missing.pem` was not read",
             "warning tls.certificates[2].stores: this certificate is never served",
             "warning tls.certificates[3].certfile: the certificate expired on",
             "error tls.stores.default.defaultcertificate.keyfile: the private key does not match",
@@ -741,7 +562,11 @@ mod tests {
         for (line, expected) in lines.iter().zip(expected) {
             assert!(line.starts_with(expected), "{line}");
         }
-        let names: Vec<_> = setup.store().all().map(|identity| identity.info.common_name.clone()).collect();
+        let names: Vec<_> = setup
+            .store()
+            .all()
+            .map(|identity| identity.info.common_name.clone())
+            .collect();
         assert_eq!(names, ["old.test", "GANTRY DEFAULT CERT"]);
     }
 
@@ -763,7 +588,10 @@ mod tests {
             assert!(Arc::ptr_eq(&config(&first), &config(&again)));
             assert!(Arc::ptr_eq(&first.store, &again.store));
         }
-        let changed = Tls { certificates: section().certificates, ..tls };
+        let changed = Tls {
+            certificates: section().certificates,
+            ..tls
+        };
         let (changed, _) = build_cached(&changed, &[("r", &["a.test"], "default")], &cache);
         assert!(!Arc::ptr_eq(&first.store, &changed.store));
         assert_ne!(first.options_for_host("a.test"), changed.options_for_host("a.test"));
@@ -773,11 +601,18 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_are_not_resumed_for_another_name_or_when_switched_off() {
-        let off = TlsOptions { disable_session_tickets: true, ..TlsOptions::default() };
+        let off = TlsOptions {
+            disable_session_tickets: true,
+            ..TlsOptions::default()
+        };
         let (server, _) = build(&with_options(&[("off", off)]), &[("r", &["off.test"], "off")]);
         for tls13 in [true, false] {
             for (sni, expected) in [("a.test", true), ("off.test", false)] {
-                let client = Client { tls13, ..Client::named(sni) }.config();
+                let client = Client {
+                    tls13,
+                    ..Client::named(sni)
+                }
+                .config();
                 for round in 0..2 {
                     let outcome = shake_with(&server, Arc::clone(&client), Some(sni), None).await;
                     assert_eq!(outcome.info.unwrap().resumed, expected && round == 1, "{sni} {tls13}");
@@ -794,6 +629,68 @@ mod tests {
             client.write_all(bytes).await.unwrap();
             client.shutdown().await.unwrap();
             assert!(matches!(server.accept(io, None).await, Err(AcceptError::Hello(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hello_in_single_bytes_is_read_whole() {
+        let (server, _) = build(&section(), &[]);
+        let (client_io, mut relay_in) = tokio::io::duplex(64 * 1024);
+        let (mut relay_out, server_io) = tokio::io::duplex(1);
+        let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
+        let client = tokio_rustls::TlsConnector::from(Client::default().config()).connect(name, client_io);
+        let relay = async { tokio::io::copy_bidirectional(&mut relay_in, &mut relay_out).await };
+        let shake = async { tokio::join!(client, server.accept(server_io, None)) };
+        let (_, info) = tokio::select! {
+            (client, server) = shake => (client.unwrap(), server.unwrap().1),
+            end = relay => panic!("the relay ended: {end:?}"),
+        };
+        assert_eq!(info.sni.as_deref(), Some("a.test"));
+    }
+
+    #[tokio::test]
+    async fn openssl_s_client_gets_through() {
+        let tls = with_options(&[("o12", tls12())]);
+        let (server, _) = build(&tls, &[("r", &["x.wild.test"], "o12")]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        for (name, version, certificate) in [
+            ("a.test", "TLSv1.3", "a.test"),
+            ("x.wild.test", "TLSv1.2", "*.wild.test"),
+        ] {
+            let address = address.clone();
+            let client = tokio::task::spawn_blocking(move || {
+                let arguments = [
+                    "s_client",
+                    "-connect",
+                    &address,
+                    "-servername",
+                    name,
+                    "-alpn",
+                    "h2",
+                    "-ign_eof",
+                ];
+                super::super::fixture::openssl(&arguments, "")
+            });
+            let serve = async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (mut stream, info) = server.accept(stream, None).await.unwrap();
+                stream.shutdown().await.unwrap();
+                info
+            };
+            let limit = std::time::Duration::from_secs(20);
+            let (info, printed) = tokio::time::timeout(limit, async { tokio::join!(serve, client) })
+                .await
+                .unwrap();
+            let printed = printed.unwrap();
+            assert_eq!(info.alpn, Alpn::H2);
+            for expected in [
+                format!("CN = {certificate}"),
+                version.to_owned(),
+                "ALPN protocol: h2".to_owned(),
+            ] {
+                assert!(printed.contains(&expected), "{expected}: {printed}");
+            }
         }
     }
 }

@@ -35,8 +35,10 @@ pub struct CertStore {
 impl CertStore {
     /// A store of these certificates (in the order of the configuration) with `default` for all other names.
     pub fn new(certificates: Vec<Arc<Identity>>, default: Option<Arc<Identity>>) -> Self {
-        let mut sorted: Vec<(String, &Arc<Identity>)> =
-            certificates.iter().map(|identity| (identity.info.names().join(","), identity)).collect();
+        let mut sorted: Vec<(String, &Arc<Identity>)> = certificates
+            .iter()
+            .map(|identity| (identity.info.names().join(","), identity))
+            .collect();
         // Stable: equal name lists stay in the order of the configuration.
         sorted.sort_by(|(a, _), (b, _)| b.cmp(a));
         let mut exact = HashMap::new();
@@ -50,7 +52,12 @@ impl CertStore {
                 table.entry(Box::from(key)).or_insert_with(|| Arc::clone(identity));
             }
         }
-        Self { exact, wildcard, default, all: certificates }
+        Self {
+            exact,
+            wildcard,
+            default,
+            all: certificates,
+        }
     }
 
     /// The certificate for a server name (lower case, no trailing dot), `None` if only the default is left.
@@ -117,8 +124,7 @@ pub fn normal_name(name: &str) -> std::borrow::Cow<'_, str> {
 /// The random source or the key generation failed.
 pub fn self_signed(now: SystemTime) -> Result<Identity, String> {
     let year = year(now);
-    let mut params =
-        CertificateParams::new(vec!["gantry.default".to_owned()]).map_err(|error| error.to_string())?;
+    let mut params = CertificateParams::new(vec!["gantry.default".to_owned()]).map_err(|error| error.to_string())?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, SELF_SIGNED_NAME);
     params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
@@ -131,7 +137,9 @@ pub fn self_signed(now: SystemTime) -> Result<Identity, String> {
 
 fn year(now: SystemTime) -> i32 {
     const SECONDS_A_YEAR: u64 = 31_556_952;
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     // A clock that is off must not stop the start: years beyond what X.509 can say are cut.
     1970 + i32::try_from(seconds / SECONDS_A_YEAR).unwrap_or(0).clamp(1, 8000)
 }
@@ -181,8 +189,16 @@ mod tests {
             let found = store.find(name).map(|identity| identity.info.common_name.as_str());
             assert_eq!(found, expected, "{name}");
         }
-        assert!(Arc::ptr_eq(store.find("a.test").unwrap(), &first), "of equals, the first");
-        for (address, expected) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("fd00::1", true), ("10.1.2.4", false)] {
+        assert!(
+            Arc::ptr_eq(store.find("a.test").unwrap(), &first),
+            "of equals, the first"
+        );
+        for (address, expected) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("fd00::1", true),
+            ("10.1.2.4", false),
+        ] {
             assert_eq!(store.find_ip(address.parse().unwrap()).is_some(), expected, "{address}");
         }
         assert_eq!(store.all().count(), 9);
@@ -190,7 +206,12 @@ mod tests {
 
     #[test]
     fn normalises_names() {
-        for (name, expected) in [("a.test", "a.test"), ("A.TEST", "a.test"), ("a.test.", "a.test"), (".", "")] {
+        for (name, expected) in [
+            ("a.test", "a.test"),
+            ("A.TEST", "a.test"),
+            ("a.test.", "a.test"),
+            (".", ""),
+        ] {
             assert_eq!(normal_name(name), expected);
         }
     }

@@ -4,7 +4,7 @@
 //! - [`TrustedServers`]: roots that the user has listed. A server's own certificate that stands in the list is trusted
 //!   as it is, as in Go; webpki alone refuses a self-signed `openssl req -x509` certificate, because it is marked as
 //!   an authority.
-//! - [`AnyServer`]: `insecureSkipVerify`.
+//! - [`AnyServer`] believes everything, for `insecureSkipVerify`.
 
 use std::sync::Arc;
 
@@ -54,7 +54,8 @@ impl ServerCertVerifier for TrustedServers {
             rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        self.webpki.verify_server_cert(certificate, intermediates, name, ocsp, now)
+        self.webpki
+            .verify_server_cert(certificate, intermediates, name, ocsp, now)
     }
 
     fn verify_tls12_signature(

@@ -16,7 +16,8 @@ use super::stream::Stream;
 use super::{http2, upgrade};
 use crate::http::body::{BodyError, RequestBody};
 use crate::http::exchange::{Exchange, Origin};
-use crate::http::{Request, Response, error, hop_by_hop};
+use crate::http::target::without_semicolons;
+use crate::http::{Request, Response, error, forwarded, hop_by_hop};
 use crate::service::load_balancer::LoadBalancer;
 use crate::service::server::Server;
 
@@ -73,7 +74,13 @@ pub async fn forward(
 ) -> Response {
     exchange.in_flight = Some(server.state.start());
     let begun = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if let Some(target) = parts.uri.path_and_query().and_then(without_semicolons) {
+        parts.uri = Uri::from(target);
+    }
+    if exchange.append_forwarded_for {
+        forwarded::append_peer(&mut parts.headers, &exchange.connection);
+    }
     let result = exchange_with(balancer, server, parts, body, exchange).await;
     let duration = begun.elapsed();
     match result {

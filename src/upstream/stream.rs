@@ -31,6 +31,7 @@ impl Stream {
     pub fn is_silent(&mut self) -> bool {
         let tcp = match self {
             Self::Plain(stream) => stream,
+            Self::Tls(stream) if stream.get_ref().0.buffered() > 0 => return false,
             Self::Tls(stream) => stream.get_mut().0.get_mut(),
         };
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -79,7 +79,7 @@ impl Format<Option<SameSite>> for SameSiteWord {
     }
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Option<SameSite>> {
         let text = decoder.text(node, "one of: none, lax, strict")?;
-        let word = SameSite::from_word(text);
+        let word = SameSite::from_word(&text.to_ascii_lowercase());
         if word.is_none() && !text.is_empty() {
             let message = format!("`sameSite` cannot be `{}`; the attribute is left out", shorten(text));
             decoder.warn(node.span.clone(), message, "write none, lax or strict");

@@ -1,0 +1,317 @@
+//! What the `tls` section means: certificates, options, and the options that each host of an entry point gets.
+//!
+//! Which options a name gets (reference, A7): those of the routers whose rules name the host, `default` for all other
+//! names. Routers that disagree about one host: `default`, with a warning. Broken or unknown options: the host is
+//! closed, never served with other options.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::cache::{DEFAULT_OPTIONS, Fingerprint, TlsCache};
+use super::keys::Identity;
+use super::options::ServerOptions;
+use super::server::ServerTls;
+use super::store::{CertStore, normal_name};
+use crate::config::Resources;
+use crate::config::dynamic::{Certificate, Tls, TlsOptions};
+use crate::diag::{Diagnostic, did_you_mean};
+
+/// What the TLS part of a router says.
+#[derive(Debug, Clone, Copy)]
+pub struct RouterTls<'a> {
+    /// Path of the router in the configuration, such as `http.routers.r`.
+    pub path: &'a str,
+    /// The hosts of its rule, `*.` included. Empty (or with a `*`) if the rule can match a request for any other host:
+    /// a router that names options is then refused, for they would not hold there.
+    pub hosts: &'a [String],
+    /// `tls.options`; empty means `default`. The suffix `@file` is understood.
+    pub options: &'a str,
+}
+
+/// Options with their name, as hosts refer to them.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// See [`ServerTls::options_for_host`].
+    pub(super) id: u32,
+    pub(super) name: String,
+    /// `None`: broken or unknown.
+    pub(super) options: Option<ServerOptions>,
+}
+
+/// What the `tls` section means: certificates and options, not yet bound to hosts.
+#[derive(Debug, Clone)]
+pub struct TlsSetup {
+    store: Arc<CertStore>,
+    slots: BTreeMap<String, Arc<Slot>>,
+    default: Arc<Slot>,
+}
+
+impl TlsSetup {
+    /// Reads the `tls` section. Call it once a reload, also when the section is empty: it begins a round of `cache`.
+    ///
+    /// A certificate that cannot be used is an error and left out; options that cannot be used are an error, and their
+    /// hosts will be closed.
+    pub fn build(tls: &Tls, resources: &Resources, cache: &TlsCache) -> (Self, Vec<Diagnostic>) {
+        cache.begin();
+        let mut diagnostics = Vec::new();
+        let (store, fingerprint) = build_store(tls, resources, cache, &mut diagnostics);
+        let built_in = TlsOptions::default();
+        let mut named: BTreeMap<&str, &TlsOptions> = tls
+            .options
+            .iter()
+            .map(|(name, options)| (name.as_str(), options))
+            .collect();
+        named.entry(DEFAULT_OPTIONS).or_insert(&built_in);
+        let mut slots = BTreeMap::new();
+        for (name, options) in named {
+            let path = format!("tls.options.{name}");
+            let options = ServerOptions::build(options, &path, (&store, fingerprint), cache, &mut diagnostics);
+            let slot = Slot {
+                id: cache.option_id(name),
+                name: name.to_owned(),
+                options,
+            };
+            slots.insert(name.to_owned(), Arc::new(slot));
+        }
+        let default = Arc::clone(&slots[DEFAULT_OPTIONS]);
+        (Self { store, slots, default }, diagnostics)
+    }
+
+    /// The certificates, for metrics and `gantry check`.
+    pub const fn store(&self) -> &Arc<CertStore> {
+        &self.store
+    }
+
+    /// Binds the options to the hosts of the routers of one entry point.
+    ///
+    /// Errors carry the path of their router, which must not be served.
+    pub fn entry_point<'a>(&self, routers: impl IntoIterator<Item = RouterTls<'a>>) -> (ServerTls, Vec<Diagnostic>) {
+        let mut hosts = HostOptions::default();
+        let mut diagnostics = Vec::new();
+        for router in routers {
+            if let Some(slot) = self.slot_of(&router, &mut diagnostics) {
+                for host in router.hosts {
+                    hosts.add(host, &slot, router.path);
+                }
+            }
+        }
+        (hosts.finish(self, &mut diagnostics), diagnostics)
+    }
+
+    fn slot_of(&self, router: &RouterTls<'_>, diagnostics: &mut Vec<Diagnostic>) -> Option<Arc<Slot>> {
+        let name = router.options.strip_suffix("@file").unwrap_or(router.options);
+        let slot = match self.slots.get(if name.is_empty() { DEFAULT_OPTIONS } else { name }) {
+            Some(slot) => Arc::clone(slot),
+            None => {
+                diagnostics.push(self.unknown_options(router, name));
+                Arc::new(Slot {
+                    id: u32::MAX,
+                    name: name.to_owned(),
+                    options: None,
+                })
+            }
+        };
+        let any_host = router.hosts.is_empty() || router.hosts.iter().any(|host| host == "*");
+        if any_host && slot.id != self.default.id {
+            if slot.id != u32::MAX {
+                diagnostics.push(no_host(router, name));
+            }
+            return None;
+        }
+        Some(slot)
+    }
+
+    fn unknown_options(&self, router: &RouterTls<'_>, name: &str) -> Diagnostic {
+        let path = format!("{}.tls.options", router.path);
+        let diagnostic = Diagnostic::error(path, format!("there are no TLS options `{name}`"));
+        match did_you_mean(name, self.slots.keys().map(String::as_str)) {
+            Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
+            None => diagnostic.help(format!("add `tls.options.{name}`")),
+        }
+    }
+}
+
+fn no_host(router: &RouterTls<'_>, name: &str) -> Diagnostic {
+    Diagnostic::error(
+        format!("{}.tls.options", router.path),
+        format!("the TLS options `{name}` cannot hold: the rule does not name its hosts"),
+    )
+    .help("options belong to host names: add Host(`…`) to the rule, or change `tls.options.default`")
+}
+
+fn build_store(
+    tls: &Tls,
+    resources: &Resources,
+    cache: &TlsCache,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> (Arc<CertStore>, Fingerprint) {
+    let mut fingerprints = Vec::new();
+    let mut certificates = Vec::new();
+    for (index, certificate) in tls.certificates.iter().enumerate() {
+        let path = format!("tls.certificates[{index}]");
+        if !certificate.stores.is_empty() && !certificate.stores.iter().any(|store| store == "default") {
+            diagnostics.push(Diagnostic::warning(
+                format!("{path}.stores"),
+                "this certificate is never served: only the store `default` is used",
+            ));
+            continue;
+        }
+        if let Some((fingerprint, identity)) = load(certificate, &path, resources, cache, diagnostics) {
+            fingerprints.push(fingerprint);
+            certificates.push(identity);
+        }
+    }
+    let configured = tls
+        .stores
+        .get("default")
+        .and_then(|store| store.default_certificate.as_ref())
+        .and_then(|certificate| {
+            load(
+                certificate,
+                "tls.stores.default.defaultCertificate",
+                resources,
+                cache,
+                diagnostics,
+            )
+        });
+    let default = configured.or_else(|| match cache.self_signed() {
+        Ok(identity) => Some((Fingerprint::of([b"self-signed".as_slice()]), identity)),
+        Err(error) => {
+            diagnostics.push(Diagnostic::error(
+                "tls",
+                format!("cannot make a self-signed certificate: {error}"),
+            ));
+            None
+        }
+    });
+    let parts = fingerprints.iter().map(Fingerprint::as_bytes);
+    match default {
+        Some((fingerprint, default)) => {
+            let fingerprint = Fingerprint::of(parts.chain([fingerprint.as_bytes()]));
+            (
+                cache.store(fingerprint, || CertStore::new(certificates, Some(default))),
+                fingerprint,
+            )
+        }
+        None => {
+            let fingerprint = Fingerprint::of(parts);
+            (
+                cache.store(fingerprint, || CertStore::new(certificates, None)),
+                fingerprint,
+            )
+        }
+    }
+}
+
+/// Reads one certificate and its key; errors and an expiry go to the diagnostics.
+fn load(
+    certificate: &Certificate,
+    path: &str,
+    resources: &Resources,
+    cache: &TlsCache,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(Fingerprint, Arc<Identity>)> {
+    let (fingerprint, identity) = load_pair(
+        (&certificate.cert_file, &certificate.key_file),
+        path,
+        resources,
+        cache,
+        diagnostics,
+    )?;
+    if let Some(problem) = identity.info.validity_problem(SystemTime::now()) {
+        diagnostics.push(Diagnostic::warning(format!("{path}.certFile"), problem));
+    }
+    Some((fingerprint, identity))
+}
+
+/// Reads a certificate and its key, each a file's name or its contents.
+pub(super) fn load_pair(
+    (cert_file, key_file): (&str, &str),
+    path: &str,
+    resources: &Resources,
+    cache: &TlsCache,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(Fingerprint, Arc<Identity>)> {
+    let mut read = |key: &str, text| match resources.file_or_content(text) {
+        Ok(content) => Some(content),
+        Err(error) => {
+            diagnostics.push(Diagnostic::error(format!("{path}.{key}"), error));
+            None
+        }
+    };
+    let (certificates, key) = (read("certFile", cert_file), read("keyFile", key_file));
+    let (fingerprint, identity) = cache.identity(&certificates?, &key?);
+    match identity {
+        Ok(identity) => Some((fingerprint, identity)),
+        Err(error) => {
+            let key = if error.concerns_key() { "keyFile" } else { "certFile" };
+            let mut diagnostic = Diagnostic::error(format!("{path}.{key}"), error.to_string());
+            if let Some(help) = error.help() {
+                diagnostic = diagnostic.help(help);
+            }
+            diagnostics.push(diagnostic);
+            None
+        }
+    }
+}
+
+/// The hosts of an entry point's routers while they are collected.
+#[derive(Debug, Default)]
+struct HostOptions<'a> {
+    hosts: HashMap<String, (Arc<Slot>, Vec<&'a str>, bool)>,
+}
+
+impl<'a> HostOptions<'a> {
+    fn add(&mut self, host: &str, slot: &Arc<Slot>, router: &'a str) {
+        if host == "*" {
+            return;
+        }
+        match self.hosts.get_mut(normal_name(host).as_ref()) {
+            None => {
+                self.hosts
+                    .insert(normal_name(host).into_owned(), (Arc::clone(slot), vec![router], false));
+            }
+            Some((first, _, _)) if first.name == slot.name => {}
+            Some((first, routers, conflict)) => {
+                // Closed beats everything: what cannot be served is not opened by a second router.
+                if slot.options.is_none() && first.options.is_some() {
+                    *first = Arc::clone(slot);
+                }
+                routers.push(router);
+                *conflict = true;
+            }
+        }
+    }
+
+    fn finish(self, setup: &TlsSetup, diagnostics: &mut Vec<Diagnostic>) -> ServerTls {
+        let mut exact = HashMap::with_capacity(self.hosts.len());
+        let mut wildcard = HashMap::new();
+        let mut conflicts: Vec<(String, Vec<&str>)> = Vec::new();
+        for (host, (slot, routers, conflict)) in self.hosts {
+            let slot = if conflict && slot.options.is_some() {
+                Arc::clone(&setup.default)
+            } else {
+                slot
+            };
+            if conflict {
+                conflicts.push((host.clone(), routers));
+            }
+            match host.strip_prefix("*.") {
+                Some(parent) => wildcard.insert(parent.into(), slot),
+                None => exact.insert(host.into_boxed_str(), slot),
+            };
+        }
+        conflicts.sort();
+        diagnostics.extend(conflicts.iter().map(|(host, routers)| conflict(host, routers)));
+        ServerTls::new(Arc::clone(&setup.store), exact, wildcard, Arc::clone(&setup.default))
+    }
+}
+
+fn conflict(host: &str, routers: &[&str]) -> Diagnostic {
+    Diagnostic::warning(
+        format!("{}.tls.options", routers[0]),
+        format!("routers for the host `{host}` name different TLS options: `default` is used for it"),
+    )
+    .help(format!("the routers: {}", routers.join(", ")))
+}
