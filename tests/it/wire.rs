@@ -110,14 +110,11 @@ fn fixtures() {
             _ => 3,
         };
         let (replies, silent) = answers(&gateway, &case.bytes, most);
-        assert_eventually!(
-            backend.seen().iter().all(|seen| seen.outcome != Outcome::Running),
-            "{}",
-            case.name
-        );
+        assert_eventually!(backend.is_idle(), "{}", case.name);
         // The next request on a new connection must find the gateway and the backend in step.
         let marker = format!("/marker/{}", case.name);
         let after = gateway.get(&marker).send();
+        assert_eventually!(backend.is_idle(), "{}", case.name);
         let seen = backend.seen();
         // What never came to its end at the backend was answered to nobody.
         let seen: Vec<_> = seen

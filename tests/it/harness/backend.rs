@@ -241,6 +241,11 @@ impl Backend {
         seen.iter().filter(counts).cloned().collect()
     }
 
+    /// Whether every request was read and answered, or given up.
+    pub fn is_idle(&self) -> bool {
+        self.seen().iter().all(|seen| seen.outcome != Outcome::Running)
+    }
+
     /// How many requests reached this backend.
     pub fn count(&self) -> usize {
         self.seen().len()
