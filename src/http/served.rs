@@ -26,6 +26,8 @@ pub struct ServedBody {
     inner: ResponseBody,
     exchange: Option<Box<Exchange>>,
     rest: Option<SharedIncoming>,
+    /// An error that waits for what came before it to be written.
+    failed: Option<BodyError>,
 }
 
 impl ServedBody {
@@ -37,6 +39,7 @@ impl ServedBody {
             inner,
             exchange: Some(exchange),
             rest,
+            failed: None,
         };
         if body.inner.is_end_stream() {
             body.complete();
@@ -51,6 +54,7 @@ impl ServedBody {
             inner: ResponseBody::Empty,
             exchange: None,
             rest: None,
+            failed: None,
         }
     }
 
@@ -90,6 +94,9 @@ impl Body for ServedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -100,7 +107,15 @@ impl Body for ServedBody {
                     self.complete();
                 }
             }
-            Poll::Ready(Some(Err(e))) => tracing::debug!("an answer broke off: {e}"),
+            Poll::Ready(Some(Err(e))) => {
+                tracing::debug!("an answer broke off: {e}");
+                // hyper drops what it has not written yet on an error: let it write the head and the part that came.
+                if let Poll::Ready(Some(Err(error))) = polled {
+                    self.failed = Some(error);
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
             Poll::Ready(None) => self.complete(),
             Poll::Pending => {}
         }

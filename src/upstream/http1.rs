@@ -214,7 +214,8 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         let body = wire.buf.split_to(n).freeze();
         let (_, out) = pump.into_parts();
         wire.out = out;
-        if keep_alive {
+        // Bytes that nobody asked for would answer the next request.
+        if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
         let body = if body.is_empty() {
