@@ -126,22 +126,18 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
 /// signal ends it at once.
 async fn drain(workers: &mut Workers, reloader: &Reloader, signals: &mut Signals) {
     let context = reloader.context();
-    let longest = |grace: fn(&crate::config::static_config::LifeCycle) -> Duration| {
-        context
-            .entry_points
-            .iter()
-            .map(|e| grace(&e.life_cycle))
-            .max()
-            .unwrap_or_default()
-    };
-    let accepting = longest(|l| l.request_accept_grace_timeout);
-    let grace = longest(|l| l.grace_time_out);
+    let cycles = || context.entry_points.iter().map(|e| &e.life_cycle);
+    let accepting = cycles().map(|c| c.request_accept_grace_timeout).max().unwrap_or_default();
+    // Each connection ends with the grace of its own entry point; this bounds the whole. Zero means no limit, as with
+    // Go's server.
+    let unlimited = cycles().any(|c| c.grace_time_out.is_zero());
+    let longest = cycles().map(|c| c.grace_time_out).max().unwrap_or_default();
+    let grace = if unlimited { Duration::ZERO } else { longest };
     context.ping.terminate();
     tracing::info!(target: LIFECYCLE, ?accepting, ?grace, "draining");
     let quiet = async {
         tokio::time::sleep(accepting).await;
         workers.tell(Stage::Draining);
-        // Zero means no limit, as with Go's server.
         if grace.is_zero() {
             workers.ended().await;
         } else if timeout(grace, workers.ended()).await.is_err() {

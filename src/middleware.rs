@@ -52,21 +52,16 @@ impl<'a> Next<'a> {
     }
 
     /// Runs the rest of the chain.
-    pub async fn run(self, request: Request, exchange: &mut Exchange) -> Response {
+    ///
+    /// The service's future, which is large, is boxed once at the end of the chain; an `async fn` here would put it into
+    /// the future of each middleware.
+    pub fn run<'b>(self, request: Request, exchange: &'b mut Exchange) -> BoxFuture<'b, Response>
+    where
+        'a: 'b,
+    {
         match self.rest.split_first() {
-            Some((first, rest)) => {
-                first
-                    .handle(
-                        request,
-                        exchange,
-                        Next {
-                            rest,
-                            service: self.service,
-                        },
-                    )
-                    .await
-            }
-            None => self.service.handle(request, exchange).await,
+            Some((first, rest)) => first.handle(request, exchange, Next { rest, service: self.service }),
+            None => Box::pin(self.service.handle(request, exchange)),
         }
     }
 }

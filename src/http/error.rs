@@ -11,6 +11,7 @@ pub fn status_text(status: StatusCode) -> Response {
     let text = match status.as_u16() {
         // Go's texts, where they differ from the http crate's.
         413 => "Request Entity Too Large",
+        414 => "Request URI Too Long",
         416 => "Requested Range Not Satisfiable",
         499 => "Client Closed Request",
         _ => status.canonical_reason().unwrap_or_default(),

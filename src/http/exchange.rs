@@ -90,6 +90,8 @@ pub struct Exchange {
     pub protocol: ProtocolLabel,
     /// A running inference, for the `model_*` series.
     pub model_run: Option<ModelRun>,
+    /// The client understands interim answers, and can be sent them: it speaks HTTP/1.1.
+    pub takes_interim: bool,
     /// The connection is busy with it.
     pub active: Option<Active>,
     /// The request runs on a server.
@@ -132,6 +134,7 @@ impl Exchange {
             method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::default(),
             model_run: None,
+            takes_interim: false,
             active: None,
             in_flight: None,
             upgrade: None,

@@ -18,20 +18,27 @@ const ALWAYS: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Whether a name is one of the fixed list; told by its length and first letter before it is compared.
-fn is_listed(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    matches!(text.as_bytes()[0], b'c' | b'k' | b'p' | b't' | b'u') && ALWAYS.iter().any(|n| n == name)
+/// Whether a name, in lower case, is one of the fixed list.
+pub(super) fn is_listed(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+    )
 }
 
-/// Takes the hop-by-hop fields out of a request, except Connection-named ones in `keep`; gives the protocol of a real
+/// Takes the hop-by-hop fields out of a request that has some, except Connection-named ones in `keep`; gives the protocol of a real
 /// upgrade. Runs before Gantry adds its own fields, so that a client cannot name those.
 ///
 /// Trailer is kept: it travels with chunked requests, as at Traefik.
 pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<HeaderValue> {
-    if !headers.keys().any(is_listed) {
-        return None;
-    }
     let mut named = Vec::new();
     let mut upgrading = false;
     for value in headers.get_all(header::CONNECTION) {
@@ -67,7 +74,7 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
 
 /// Takes the hop-by-hop fields out of an answer.
 pub fn strip_response(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_listed) {
+    if !headers.keys().any(|name| is_listed(name.as_str().as_bytes())) {
         return;
     }
     let named: Vec<HeaderName> = headers

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
 use super::served::ServedBody;
+use super::present::Present;
 use super::worker::Worker;
 use super::{Request, Response, access, error, forwarded, hop_by_hop, sanitise};
 use crate::listen::connection::{ConnState, ConnectionInfo};
@@ -37,6 +38,7 @@ pub async fn serve(
     ));
     exchange.active = Some(state.start());
     let (parts, body) = request.into_parts();
+    exchange.takes_interim = parts.version == Version::HTTP_11;
     exchange.method = MethodLabel::of(&parts.method);
     let version = parts.version;
     if worker.access_log.is_some() && connection.entry_point.access_logs {
@@ -55,19 +57,25 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     }
 
     // 1. One form: what is refused before anything is routed.
-    if let Err(answer) = sanitise::sanitise(&mut parts, entry_point) {
+    let present = Present::scan(&parts.headers);
+    if let Err(answer) = sanitise::sanitise(&mut parts, entry_point, present) {
         return *answer;
     }
 
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
-    exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
-    if !entry_point.trust.covers(connection.peer.ip()) {
+    if present.has(Present::HOP_BY_HOP) {
+        exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+    }
+    let told = present.has(Present::IDENTITY);
+    let believed = told && entry_point.trust.covers(connection.peer.ip());
+    if told && !believed {
         forwarded::drop_untrusted(&mut parts.headers);
     }
-    forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref());
+    forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref(), !believed);
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,
+        None if !present.has(Present::STREAMING) => ProtocolLabel::Http,
         _ => ProtocolLabel::of(&parts.headers),
     };
 
@@ -116,15 +124,20 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
             Rc::clone(&exchange.worker.deadlines),
         ))),
     };
-    Next::new(&router.middlewares, &router.service)
-        .run(Request::from_parts(parts, body), exchange)
-        .await
+    let request = Request::from_parts(parts, body);
+    if router.middlewares.is_empty() {
+        return router.service.handle(request, exchange).await;
+    }
+    Next::new(&router.middlewares, &router.service).run(request, exchange).await
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
 fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> ::http::Response<ServedBody> {
     let (mut head, body) = response.into_parts();
     exchange.status = head.status.as_u16();
+    if let Some(active) = &exchange.active {
+        active.connection().on_answer();
+    }
     if version != Version::HTTP_2 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.

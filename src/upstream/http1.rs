@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::pool::Ticket;
 use super::pump::{Pump, PumpError};
 use super::stream::Stream;
 use crate::http::body::{BodyError, ResponseBody};
+use crate::listen::connection::ConnState;
 use crate::listen::deadline::Deadlines;
 
 /// First room for an answer: a head and a small body arrive with one read.
@@ -74,6 +76,8 @@ pub struct SendOptions {
     pub upgrading: bool,
     /// `responseHeaderTimeout`; zero is none.
     pub header_timeout: Duration,
+    /// The client's connection, where interim answers are passed on.
+    pub interim: Option<Arc<ConnState>>,
     /// The worker's timers.
     pub deadlines: Rc<Deadlines>,
 }
@@ -103,7 +107,7 @@ pub async fn send(
     let mut up = Up::Going;
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut up, method, options.upgrading);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut up, method, options);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -150,7 +154,7 @@ fn poll_head(
     pump: &mut Pump,
     up: &mut Up,
     method: &Method,
-    upgrading: bool,
+    options: &SendOptions,
 ) -> Poll<Result<Head, Failure>> {
     if matches!(up, Up::Going) && !pump.is_done() {
         match pump.poll(cx, &mut wire.stream) {
@@ -176,10 +180,9 @@ fn poll_head(
                     return Poll::Ready(Err(Failure::Send(SendError::Protocol(e))));
                 }
                 Ok(None) => break,
-                // Interim answers end here: 100 is Gantry's own business, the others are not passed on yet.
                 Ok(Some(head)) if head.parts.status.is_informational() => {
                     if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                        let body_is_up = pump.is_done() || !upgrading;
+                        let body_is_up = pump.is_done() || !options.upgrading;
                         return Poll::Ready(if body_is_up {
                             Ok(head)
                         } else {
@@ -187,6 +190,12 @@ fn poll_head(
                                 "101 before the request's end".into(),
                             )))
                         });
+                    }
+                    // 100 is Gantry's own business with its client.
+                    if let Some(client) = &options.interim
+                        && head.parts.status != StatusCode::CONTINUE
+                    {
+                        client.push_interim(&http1_head::interim(head.parts));
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
