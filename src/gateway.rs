@@ -127,7 +127,10 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
 async fn drain(workers: &mut Workers, reloader: &Reloader, signals: &mut Signals) {
     let context = reloader.context();
     let cycles = || context.entry_points.iter().map(|e| &e.life_cycle);
-    let accepting = cycles().map(|c| c.request_accept_grace_timeout).max().unwrap_or_default();
+    let accepting = cycles()
+        .map(|c| c.request_accept_grace_timeout)
+        .max()
+        .unwrap_or_default();
     // Each connection ends with the grace of its own entry point; this bounds the whole. Zero means no limit, as with
     // Go's server.
     let unlimited = cycles().any(|c| c.grace_time_out.is_zero());

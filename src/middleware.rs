@@ -60,7 +60,14 @@ impl<'a> Next<'a> {
         'a: 'b,
     {
         match self.rest.split_first() {
-            Some((first, rest)) => first.handle(request, exchange, Next { rest, service: self.service }),
+            Some((first, rest)) => first.handle(
+                request,
+                exchange,
+                Next {
+                    rest,
+                    service: self.service,
+                },
+            ),
             None => Box::pin(self.service.handle(request, exchange)),
         }
     }

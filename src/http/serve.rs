@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 
 use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
-use super::served::ServedBody;
 use super::present::Present;
+use super::served::ServedBody;
 use super::worker::Worker;
 use super::{Request, Response, access, error, forwarded, hop_by_hop, sanitise};
 use crate::listen::connection::{ConnState, ConnectionInfo};
@@ -128,7 +128,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     if router.middlewares.is_empty() {
         return router.service.handle(request, exchange).await;
     }
-    Next::new(&router.middlewares, &router.service).run(request, exchange).await
+    Next::new(&router.middlewares, &router.service)
+        .run(request, exchange)
+        .await
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.

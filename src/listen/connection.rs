@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -222,7 +222,11 @@ impl ConnState {
 
     /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins.
     pub fn drain(&self) {
-        let at = if self.grace == 0 { 0 } else { self.clock.now().saturating_add(self.grace) };
+        let at = if self.grace == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(self.grace)
+        };
         self.abort_at.store(at, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
         self.waker.wake();

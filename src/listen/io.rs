@@ -41,7 +41,11 @@ impl Io {
     /// Wraps `socket`.
     #[must_use]
     pub fn new(socket: Socket, state: Arc<ConnState>) -> Self {
-        Self { socket, state, interim: Vec::new() }
+        Self {
+            socket,
+            state,
+            interim: Vec::new(),
+        }
     }
 
     /// Writes the interim answers that wait; ready when none is left.

@@ -186,7 +186,11 @@ async fn http1(
     };
     let options = SendOptions {
         upgrading: exchange.upgrade.is_some(),
-        interim: exchange.active.as_ref().filter(|_| exchange.takes_interim).map(|a| Arc::clone(a.connection())),
+        interim: exchange
+            .active
+            .as_ref()
+            .filter(|_| exchange.takes_interim)
+            .map(|a| Arc::clone(a.connection())),
         header_timeout: server.transport.response_header_timeout,
         deadlines: exchange.worker.deadlines.clone(),
     };
