@@ -3,8 +3,8 @@
 //! Only this module spawns long-lived tasks and threads. The control plane runs on the calling thread; each worker has
 //! a thread of its own and never waits for the control plane.
 
-mod reload;
 mod observe_options;
+mod reload;
 pub(crate) mod startup;
 mod workers;
 
@@ -69,7 +69,13 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     let (mut reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
     let listeners = startup::listen(reloader.context(), count)?;
     let snapshot = reloader.publish(compiled);
-    let mut workers = Workers::start(count, listeners, reloader.context(), snapshot, started.access_log.as_ref())?;
+    let mut workers = Workers::start(
+        count,
+        listeners,
+        reloader.context(),
+        snapshot,
+        started.access_log.as_ref(),
+    )?;
     tracing::info!(target: LIFECYCLE, version = env!("CARGO_PKG_VERSION"), workers = count, "Gantry serves");
 
     let (sender, mut events) = mpsc::channel(1);
@@ -96,7 +102,9 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
                 }
             }
             Event::Stop => break,
-            Event::WorkerLost => anyhow::bail!("a worker thread ended by a bug; the process ends so that it is started anew"),
+            Event::WorkerLost => {
+                anyhow::bail!("a worker thread ended by a bug; the process ends so that it is started anew")
+            }
         }
     }
     drop(events);
@@ -112,7 +120,10 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
 async fn drain(workers: &mut Workers, reloader: &Reloader, signals: &mut Signals) {
     let context = reloader.context();
     let cycles = || context.entry_points.iter().map(|e| &e.life_cycle);
-    let accepting = cycles().map(|c| c.request_accept_grace_timeout).max().unwrap_or_default();
+    let accepting = cycles()
+        .map(|c| c.request_accept_grace_timeout)
+        .max()
+        .unwrap_or_default();
     // Each connection ends with the grace of its own entry point; this bounds the whole. Zero means no limit, as with
     // Go's server.
     let unlimited = cycles().any(|c| c.grace_time_out.is_zero());

@@ -45,7 +45,10 @@ impl<'a> Next<'a> {
     /// A chain of `middlewares` in front of `service`.
     #[must_use]
     pub fn new(middlewares: &'a [Arc<dyn Middleware>], service: &'a Service) -> Self {
-        Self { rest: middlewares, service }
+        Self {
+            rest: middlewares,
+            service,
+        }
     }
 
     /// Runs the rest of the chain.
@@ -57,7 +60,14 @@ impl<'a> Next<'a> {
         'a: 'b,
     {
         match self.rest.split_first() {
-            Some((first, rest)) => first.handle(request, exchange, Next { rest, service: self.service }),
+            Some((first, rest)) => first.handle(
+                request,
+                exchange,
+                Next {
+                    rest,
+                    service: self.service,
+                },
+            ),
             None => Box::pin(self.service.handle(request, exchange)),
         }
     }
@@ -93,7 +103,11 @@ pub struct BuildError {
 impl BuildError {
     /// An error at `path`.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into(), help: None }
+        Self {
+            path: path.into(),
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// Adds how to mend it.

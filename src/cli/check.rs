@@ -45,7 +45,11 @@ pub fn run(files: &[PathBuf], format: Format) -> ExitCode {
             );
         }
     }
-    if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if errors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[derive(Default)]
@@ -66,7 +70,10 @@ impl Check {
         match std::fs::read_to_string(path) {
             Ok(text) => self.text(path, &name, &text),
             Err(e) => {
-                self.found.push(Diagnostic::error(name, format!("cannot read `{}`: {e}", path.display())).help("check the path and its permissions"));
+                self.found.push(
+                    Diagnostic::error(name, format!("cannot read `{}`: {e}", path.display()))
+                        .help("check the path and its permissions"),
+                );
             }
         }
     }
@@ -106,7 +113,9 @@ impl Check {
         if !self.dynamic.is_empty() {
             return;
         }
-        let Some(file) = self.settings.as_ref().and_then(|s| s.value.providers.file.clone()) else { return };
+        let Some(file) = self.settings.as_ref().and_then(|s| s.value.providers.file.clone()) else {
+            return;
+        };
         self.read_provider(if file.filename.is_empty() {
             Target::Directory(file.directory.into())
         } else {
@@ -131,7 +140,11 @@ impl Check {
         let resources = Resources::load(paths);
         let compiled = compile(&context, &merged.value, &resources, 0);
         let located = |diagnostic: Diagnostic| match &self.settings {
-            Some(settings) if ["serversTransport.", "entryPoints."].iter().any(|p| diagnostic.path.starts_with(p)) => {
+            Some(settings)
+                if ["serversTransport.", "entryPoints."]
+                    .iter()
+                    .any(|p| diagnostic.path.starts_with(p)) =>
+            {
                 settings.attach(diagnostic)
             }
             _ => merged.attach(diagnostic),
@@ -152,16 +165,34 @@ impl Check {
 
 /// Without a static file every entry point that a router names is taken to exist.
 fn assumed(dynamic: &Dynamic) -> Static {
-    let names = dynamic.http.routers.values().flat_map(|r| r.entry_points.iter().map(String::as_str));
-    let entry_point = |name: &str| (name.to_owned(), EntryPoint { address: ":0".to_owned(), ..EntryPoint::default() });
+    let names = dynamic
+        .http
+        .routers
+        .values()
+        .flat_map(|r| r.entry_points.iter().map(String::as_str));
+    let entry_point = |name: &str| {
+        (
+            name.to_owned(),
+            EntryPoint {
+                address: ":0".to_owned(),
+                ..EntryPoint::default()
+            },
+        )
+    };
     let entry_points: BTreeMap<_, _> = names.chain(["web"]).map(entry_point).collect();
-    Static { entry_points, ..Static::default() }
+    Static {
+        entry_points,
+        ..Static::default()
+    }
 }
 
 fn of_problem(problem: &Problem) -> Diagnostic {
     let path = problem.path.display().to_string();
     let message = format!("{path}: {}", problem.message);
-    let diagnostic =
-        if problem.is_error() { Diagnostic::error(path, message) } else { Diagnostic::warning(path, message) };
+    let diagnostic = if problem.is_error() {
+        Diagnostic::error(path, message)
+    } else {
+        Diagnostic::warning(path, message)
+    };
     diagnostic.help(problem.help.clone())
 }

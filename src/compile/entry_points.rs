@@ -35,21 +35,45 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
         && ping.entry_point == entry_point.name
     {
         let service = Service::Internal(Internal::Ping(Arc::clone(&context.ping)));
-        add(plan, "ping@internal", "PathPrefix(`/ping`)", i64::MAX, Vec::new(), &service);
+        add(
+            plan,
+            "ping@internal",
+            "PathPrefix(`/ping`)",
+            i64::MAX,
+            Vec::new(),
+            &service,
+        );
     }
     if let Some(prometheus) = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref())
         && !prometheus.manual_routing
         && prometheus.entry_point == entry_point.name
     {
         let service = Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)));
-        add(plan, "prometheus@internal", "PathPrefix(`/metrics`)", i64::MAX, Vec::new(), &service);
+        add(
+            plan,
+            "prometheus@internal",
+            "PathPrefix(`/metrics`)",
+            i64::MAX,
+            Vec::new(),
+            &service,
+        );
     }
-    let redirection = settings.entry_points.get(&entry_point.name).and_then(|e| e.http.redirections.as_ref());
+    let redirection = settings
+        .entry_points
+        .get(&entry_point.name)
+        .and_then(|e| e.http.redirections.as_ref());
     if let Some(to) = redirection.and_then(|r| r.entry_point.as_ref()) {
         let Some(redirect) = redirect(context, to) else { return };
         let name = format!("{}-to-{}@internal", entry_point.name, to.to.trim_start_matches(':'));
         let noop = Service::Internal(Internal::Noop);
-        add(plan, &name, "HostRegexp(`^.+$`)", to.priority, vec![Arc::new(redirect)], &noop);
+        add(
+            plan,
+            &name,
+            "HostRegexp(`^.+$`)",
+            to.priority,
+            vec![Arc::new(redirect)],
+            &noop,
+        );
     }
 }
 
@@ -70,7 +94,11 @@ pub(crate) fn redirection_error(context: &Context) -> Option<String> {
         let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
         let error = match entry_point_port(&to.to, |name| known(name).then_some(1)) {
             Err(error) => error,
-            Ok(_) => return RedirectScheme::new(&to.scheme, "", to.permanent).err().map(|e| format!("entryPoints.{name}.http.redirections.entryPoint: {e}")),
+            Ok(_) => {
+                return RedirectScheme::new(&to.scheme, "", to.permanent)
+                    .err()
+                    .map(|e| format!("entryPoints.{name}.http.redirections.entryPoint: {e}"));
+            }
         };
         Some(format!("entryPoints.{name}.http.redirections.entryPoint.to: {error}"))
     })
@@ -99,7 +127,15 @@ fn add(
     });
     // A redirection concerns clear text only; the others answer however they are asked.
     if !name.contains("-to-") {
-        plan.secure.push(Entry { rule: Arc::clone(&rule), priority, value: Arc::clone(&router) });
+        plan.secure.push(Entry {
+            rule: Arc::clone(&rule),
+            priority,
+            value: Arc::clone(&router),
+        });
     }
-    plan.plain.push(Entry { rule, priority, value: router });
+    plan.plain.push(Entry {
+        rule,
+        priority,
+        value: router,
+    });
 }

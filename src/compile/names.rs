@@ -30,15 +30,19 @@ pub(super) fn find<'m, T>(
     }
     let error = Diagnostic::error(path, format!("there is no {kind} `{name}`"));
     let error = match wanted.split_once('@') {
-        Some((_, provider)) if provider != FILE => {
-            error.help(format!("the provider `{provider}` is not built yet: everything comes from files"))
-        }
+        Some((_, provider)) if provider != FILE => error.help(format!(
+            "the provider `{provider}` is not built yet: everything comes from files"
+        )),
         _ => match did_you_mean(wanted, objects.keys().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
             None if objects.is_empty() => error.help(format!("no {kind} is declared")),
             None => {
                 let some: Vec<String> = objects.keys().take(5).map(|k| format!("`{k}`")).collect();
-                error.help(format!("declared: {}{}", some.join(", "), if objects.len() > 5 { ", …" } else { "" }))
+                error.help(format!(
+                    "declared: {}{}",
+                    some.join(", "),
+                    if objects.len() > 5 { ", …" } else { "" }
+                ))
             }
         },
     };

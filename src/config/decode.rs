@@ -301,7 +301,11 @@ impl<'a> Decoder<'a> {
                     // The same spelling twice is refused by the YAML reader. Two spellings are Traefik's case: both
                     // are read, and the later one wins where they disagree.
                     let message = format!("`{}` stands here again: keys match in any letter case", entry.key);
-                    self.warn(entry.key_span.clone(), message, "keep one of the two: the later one wins");
+                    self.warn(
+                        entry.key_span.clone(),
+                        message,
+                        "keep one of the two: the later one wins",
+                    );
                     found.entries.push((key, entry));
                 }
                 Some(key) => found.entries.push((key, entry)),

@@ -59,7 +59,14 @@ impl Reloader {
         };
         let (merged, failures) = reloader.decode(&files);
         if !failures.is_empty() {
-            anyhow::bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
+            anyhow::bail!(
+                "{}",
+                failures
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n\n")
+            );
         }
         let compiled = reloader.compile(&merged);
         Ok((reloader, compiled))
@@ -141,7 +148,11 @@ impl Reloader {
     fn decode(&mut self, files: &[SourceFile]) -> (Merged, Vec<Failure>) {
         let outcome = self.files.apply(files, |name, text| {
             let decoded = config::decode_dynamic(name, text);
-            for diagnostic in decoded.diagnostics.iter().filter(|d| !d.is_error() || d.object.is_some()) {
+            for diagnostic in decoded
+                .diagnostics
+                .iter()
+                .filter(|d| !d.is_error() || d.object.is_some())
+            {
                 report(diagnostic);
             }
             if decoded.is_usable() {

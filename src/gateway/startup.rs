@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use ::http::HeaderValue;
+use anyhow::Context as _;
 
 use super::Listeners;
 use crate::admin::ping::Ping;
@@ -39,7 +39,12 @@ pub(super) fn processors() -> usize {
 
 pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
     let context = context(settings)?;
-    let provider = context.settings.providers.file.as_ref().map(|file| provider(file, &context.settings));
+    let provider = context
+        .settings
+        .providers
+        .file
+        .as_ref()
+        .map(|file| provider(file, &context.settings));
     let access_log = match &context.settings.access_log {
         Some(log) => Some(
             AccessLog::new(&log.into(), context.metrics.access_log_dropped())
@@ -47,7 +52,11 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
         ),
         None => None,
     };
-    Ok(Started { context, provider, access_log })
+    Ok(Started {
+        context,
+        provider,
+        access_log,
+    })
 }
 
 /// The compile context of a static configuration; shared with `gantry check`.
@@ -56,12 +65,16 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.clone());
     let metrics = Metrics::new(prometheus.as_ref().map(MetricsOptions::from).unwrap_or_default());
     let host_name = host_name();
-    let entry_points = settings.entry_points.iter().enumerate().map(|(index, (name, entry_point))| {
-        let series = metrics.entry_point(name);
-        EntryPoint::new(index, name, entry_point, host_name.clone(), series)
-            .map(Arc::new)
-            .map_err(|e| anyhow::anyhow!("entryPoints.{name}: {e}"))
-    });
+    let entry_points = settings
+        .entry_points
+        .iter()
+        .enumerate()
+        .map(|(index, (name, entry_point))| {
+            let series = metrics.entry_point(name);
+            EntryPoint::new(index, name, entry_point, host_name.clone(), series)
+                .map(Arc::new)
+                .map_err(|e| anyhow::anyhow!("entryPoints.{name}: {e}"))
+        });
     let entry_points = entry_points.collect::<anyhow::Result<Vec<_>>>()?;
     let ping = Ping::new(settings.ping.as_ref().map_or(503, |p| p.terminating_status_code));
     let context = Context {
@@ -73,18 +86,29 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
         ping: Arc::new(ping),
     };
     match redirection_error(&context) {
-        Some(error) => anyhow::bail!("error: {error}\n  = help: name an entry point of this file, or a port as `:8443`"),
+        Some(error) => {
+            anyhow::bail!("error: {error}\n  = help: name an entry point of this file, or a port as `:8443`")
+        }
         None => Ok(context),
     }
 }
 
 /// Adds the entry points that Traefik adds: `http` where there is none, `traefik` where ping or metrics want it.
 fn add_entry_points(settings: &mut Static) {
-    let entry_point = |address: &str| Settings { address: address.to_owned(), ..Settings::default() };
+    let entry_point = |address: &str| Settings {
+        address: address.to_owned(),
+        ..Settings::default()
+    };
     if settings.entry_points.is_empty() {
-        settings.entry_points.insert(DEFAULT.0.to_owned(), entry_point(DEFAULT.1));
+        settings
+            .entry_points
+            .insert(DEFAULT.0.to_owned(), entry_point(DEFAULT.1));
     }
-    let ping = settings.ping.as_ref().filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
+    let ping = settings
+        .ping
+        .as_ref()
+        .filter(|p| !p.manual_routing)
+        .map(|p| p.entry_point.as_str());
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref());
     let metrics = prometheus.filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
     if [ping, metrics].contains(&Some(ADMIN.0)) && !settings.entry_points.contains_key(ADMIN.0) {
@@ -126,4 +150,3 @@ pub(super) fn listen(context: &Context, workers: usize) -> anyhow::Result<Listen
     }
     Ok(listeners)
 }
-

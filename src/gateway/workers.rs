@@ -74,7 +74,11 @@ impl Workers {
                 .spawn(move || worker(start))
                 .context("cannot start a worker thread")?;
         }
-        Ok(Self { stage, alive, running: count })
+        Ok(Self {
+            stage,
+            alive,
+            running: count,
+        })
     }
 
     /// Tells every worker what to do.
@@ -110,7 +114,10 @@ impl Drop for Farewell {
 
 fn worker(start: Start) {
     let _farewell = Farewell(start.alive.clone());
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let runtime = match Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!("cannot start the runtime of a worker: {e}");
@@ -121,7 +128,17 @@ fn worker(start: Start) {
 }
 
 async fn serve(start: Start) {
-    let Start { index, snapshot, stage, loads, handed, metrics, access_log, listeners, alive: _ } = start;
+    let Start {
+        index,
+        snapshot,
+        stage,
+        loads,
+        handed,
+        metrics,
+        access_log,
+        listeners,
+        alive: _,
+    } = start;
     let worker = Worker::new(index, snapshot, stage, loads, metrics, access_log);
     for (entry_point, listener) in listeners {
         match tokio::net::TcpListener::from_std(listener) {

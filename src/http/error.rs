@@ -25,7 +25,10 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     body.push('\n');
     let mut response = with_body(status, ResponseBody::full(body));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

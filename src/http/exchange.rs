@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body::Body as _;
 
-use super::body::{BodyMeter, ResponseBody, SharedIncoming};
 use super::access;
+use super::body::{BodyMeter, ResponseBody, SharedIncoming};
 use super::worker::Worker;
 use crate::compile::snapshot::{RouterPlan, Snapshot};
 use crate::listen::connection::{Active, ConnectionInfo};
@@ -198,7 +198,10 @@ impl Exchange {
             // Nobody is left to hear an answer: the client went away.
             self.status = CLIENT_CLOSED;
         }
-        let tls = self.connection.tls.as_ref().map(|tls| TlsLabels { version: tls.version, cipher: tls.cipher });
+        let tls = self.connection.tls.as_ref().map(|tls| TlsLabels {
+            version: tls.version,
+            cipher: tls.cipher,
+        });
         let router = self.router.as_deref();
         let metered = router.map_or(self.connection.entry_point.metrics, |r| r.metrics);
         let service = self.upstream.as_ref().map(|u| &u.balancer);
@@ -230,7 +233,6 @@ impl Exchange {
             access::write(self, &facts, duration);
         }
     }
-
 }
 
 impl Drop for Exchange {

@@ -50,7 +50,11 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
             }
         }
     }
-    let upgrade = headers.get(header::UPGRADE).filter(|_| upgrading).filter(|p| is_protocol(p)).cloned();
+    let upgrade = headers
+        .get(header::UPGRADE)
+        .filter(|_| upgrading)
+        .filter(|p| is_protocol(p))
+        .cloned();
     let trailers = headers.get_all(header::TE).iter().any(|v| has_token(v, "trailers"));
     for name in named {
         if name != header::UPGRADE && !is_forwarded(&name) && !keep.contains(&name) {
@@ -94,7 +98,9 @@ fn is_protocol(value: &HeaderValue) -> bool {
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
-    value.to_str().is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+    value
+        .to_str()
+        .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
 }
 
 /// Fields that Gantry sets; Connection cannot take them away (reference, C3).
@@ -109,7 +115,10 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"));
+            headers.append(
+                HeaderName::try_from(*name).expect("a name"),
+                HeaderValue::try_from(*value).expect("a value"),
+            );
         }
         headers
     }
@@ -131,7 +140,10 @@ mod tests {
 
     #[test]
     fn connection_cannot_name_what_gantry_sets() {
-        let mut headers = map(&[("connection", "X-Forwarded-For, X-Real-Ip, Authorization"), ("authorization", "s")]);
+        let mut headers = map(&[
+            ("connection", "X-Forwarded-For, X-Real-Ip, Authorization"),
+            ("authorization", "s"),
+        ]);
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         strip_request(&mut headers, &[]);
         assert_eq!(headers, map(&[("x-forwarded-for", "1.2.3.4")]));
@@ -140,8 +152,14 @@ mod tests {
     #[test]
     fn a_real_upgrade_is_told_and_h2c_is_not_one() {
         let upgrade = |fields: &[(&str, &str)]| strip_request(&mut map(fields), &[]);
-        assert_eq!(upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).expect("one"), "websocket");
+        assert_eq!(
+            upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).expect("one"),
+            "websocket"
+        );
         assert_eq!(upgrade(&[("upgrade", "websocket")]), None);
-        assert_eq!(upgrade(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), None);
+        assert_eq!(
+            upgrade(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]),
+            None
+        );
     }
 }

@@ -39,7 +39,11 @@ impl Present {
             let name = name.as_str().as_bytes();
             found.0 |= match (name[0], name.len()) {
                 (b'h', 4) if name == b"host" => {
-                    if found.has(Self::HOST) { Self::SECOND_HOST.0 } else { Self::HOST.0 }
+                    if found.has(Self::HOST) {
+                        Self::SECOND_HOST.0
+                    } else {
+                        Self::HOST.0
+                    }
                 }
                 (b't', 17) if name == b"transfer-encoding" => Self::TRANSFER_ENCODING.0 | Self::HOP_BY_HOP.0,
                 (b'c' | b'k' | b't' | b'u' | b'p', _) if super::hop_by_hop::is_listed(name) => Self::HOP_BY_HOP.0,
@@ -85,11 +89,24 @@ mod tests {
             }
             Present::scan(&headers)
         };
-        let plain = scan(&[("host", "a"), ("user-agent", "x"), ("accept", "*/*"), ("content-type", "text/plain")]);
+        let plain = scan(&[
+            ("host", "a"),
+            ("user-agent", "x"),
+            ("accept", "*/*"),
+            ("content-type", "text/plain"),
+        ]);
         assert_eq!(plain, Present::HOST);
         assert!(scan(&[("host", "a"), ("host", "b")]).has(Present::SECOND_HOST));
         assert!(scan(&[("transfer-encoding", "chunked")]).has(Present::TRANSFER_ENCODING));
-        for hop in ["connection", "keep-alive", "te", "trailer", "upgrade", "proxy-authorization", "proxy-connection"] {
+        for hop in [
+            "connection",
+            "keep-alive",
+            "te",
+            "trailer",
+            "upgrade",
+            "proxy-authorization",
+            "proxy-connection",
+        ] {
             assert_eq!(scan(&[(hop, "x")]), Present::HOP_BY_HOP, "{hop}");
         }
         assert_eq!(scan(&[("x-real-ip", "x")]), Present::IDENTITY);
@@ -98,6 +115,9 @@ mod tests {
         assert_eq!(scan(&[("user-agent", "")]), Present::EMPTY_USER_AGENT);
         assert_eq!(scan(&[("accept", "text/event-stream")]), Present::STREAMING);
         assert_eq!(scan(&[("content-type", "application/grpc+proto")]), Present::STREAMING);
-        assert_eq!(scan(&[("cookie", "a"), ("expect", "x")]), Present(Present::COOKIE.0 | Present::EXPECT.0));
+        assert_eq!(
+            scan(&[("cookie", "a"), ("expect", "x")]),
+            Present(Present::COOKIE.0 | Present::EXPECT.0)
+        );
     }
 }

@@ -34,7 +34,11 @@ pub fn sanitise(
     host(request, present)?;
     if request.uri.path() == "*" {
         // RFC 9110, 9.3.7: it asks the server itself.
-        return refuse(if request.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST });
+        return refuse(if request.method == Method::OPTIONS {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        });
     }
     if present.has(Present::TRANSFER_ENCODING) {
         codings(&request.headers, http2)?;

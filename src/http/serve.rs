@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 
 use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
-use super::served::ServedBody;
 use super::present::Present;
+use super::served::ServedBody;
 use super::worker::Worker;
 use super::{Request, Response, access, error, forwarded, hop_by_hop, sanitise};
 use crate::listen::connection::{ConnState, ConnectionInfo};
@@ -31,7 +31,11 @@ pub async fn serve(
     state: &Arc<ConnState>,
     request: ::http::Request<Incoming>,
 ) -> Result<::http::Response<ServedBody>, Infallible> {
-    let mut exchange = Box::new(Exchange::new(Rc::clone(worker), Rc::clone(connection), worker.snapshot()));
+    let mut exchange = Box::new(Exchange::new(
+        Rc::clone(worker),
+        Rc::clone(connection),
+        worker.snapshot(),
+    ));
     exchange.active = Some(state.start());
     let (parts, body) = request.into_parts();
     exchange.takes_interim = parts.version == Version::HTTP_11;
@@ -78,7 +82,11 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     // 3. The router, by the snapshot that this exchange keeps to its end.
     let snapshot = Arc::clone(&exchange.snapshot);
     let plan = &snapshot.entry_points[entry_point.index];
-    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).and_then(normalise_host);
+    let host = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .and_then(normalise_host);
     let host = host.as_deref().unwrap_or_default();
     if let Some(tls) = &connection.tls
         && plan.tls.options_for_host(host) != tls.options_id
@@ -95,8 +103,14 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         query: parts.uri.query(),
         client_ip: connection.peer.ip(),
     };
-    let routers = if connection.tls.is_some() { &plan.secure } else { &plan.plain };
-    let Some(router) = routers.find(&facts) else { return error::not_found() };
+    let routers = if connection.tls.is_some() {
+        &plan.secure
+    } else {
+        &plan.plain
+    };
+    let Some(router) = routers.find(&facts) else {
+        return error::not_found();
+    };
     let router = Arc::clone(router);
     exchange.router = Some(Arc::clone(&router));
 
@@ -114,7 +128,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     if router.middlewares.is_empty() {
         return router.service.handle(request, exchange).await;
     }
-    Next::new(&router.middlewares, &router.service).run(request, exchange).await
+    Next::new(&router.middlewares, &router.service)
+        .run(request, exchange)
+        .await
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
@@ -127,9 +143,11 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
     if version != Version::HTTP_2 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         } else if exchange.must_close(&body) {
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {

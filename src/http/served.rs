@@ -35,7 +35,12 @@ impl ServedBody {
     #[must_use]
     pub fn new(inner: ResponseBody, mut exchange: Box<Exchange>, version: Version) -> Self {
         let rest = exchange.client_body.take().filter(|_| version != Version::HTTP_2);
-        let mut body = Self { inner, exchange: Some(exchange), rest, failed: None };
+        let mut body = Self {
+            inner,
+            exchange: Some(exchange),
+            rest,
+            failed: None,
+        };
         if body.inner.is_end_stream() {
             body.complete();
         }
@@ -45,7 +50,12 @@ impl ServedBody {
     /// An empty body whose exchange lives on elsewhere.
     #[must_use]
     pub fn finished() -> Self {
-        Self { inner: ResponseBody::Empty, exchange: None, rest: None, failed: None }
+        Self {
+            inner: ResponseBody::Empty,
+            exchange: None,
+            rest: None,
+            failed: None,
+        }
     }
 
     fn complete(&mut self) {
@@ -57,7 +67,9 @@ impl ServedBody {
 
 impl Drop for ServedBody {
     fn drop(&mut self) {
-        let (Some(exchange), Some(rest)) = (&self.exchange, self.rest.take()) else { return };
+        let (Some(exchange), Some(rest)) = (&self.exchange, self.rest.take()) else {
+            return;
+        };
         let meter = &exchange.meter;
         if exchange.complete && !meter.ended.get() && !meter.failed.get() && !rest.borrow().is_end_stream() {
             let deadlines = Rc::clone(&exchange.worker.deadlines);

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,11 @@ impl ConnState {
     #[must_use]
     pub fn new(entry_point: &EntryPoint, clock: Arc<Clock>, fd: RawFd) -> Arc<Self> {
         let header_timeout = millis(entry_point.header_timeout);
-        let deadline = if header_timeout == 0 { 0 } else { clock.now() + header_timeout };
+        let deadline = if header_timeout == 0 {
+            0
+        } else {
+            clock.now() + header_timeout
+        };
         Arc::new(Self {
             clock,
             phase: AtomicU8::new(Phase::Head as u8),
@@ -181,7 +185,11 @@ impl ConnState {
 
     fn set(&self, phase: Phase, timeout: u64) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        let at = if timeout == 0 { 0 } else { self.clock.now().saturating_add(timeout) };
+        let at = if timeout == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(timeout)
+        };
         self.deadline.store(at, Ordering::Relaxed);
     }
 
@@ -214,7 +222,11 @@ impl ConnState {
 
     /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins.
     pub fn drain(&self) {
-        let at = if self.grace == 0 { 0 } else { self.clock.now().saturating_add(self.grace) };
+        let at = if self.grace == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(self.grace)
+        };
         self.abort_at.store(at, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
         self.waker.wake();

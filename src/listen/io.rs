@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::tls::server::ServerStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use crate::tls::server::ServerStream;
 
 use super::connection::ConnState;
 
@@ -41,7 +41,11 @@ impl Io {
     /// Wraps `socket`.
     #[must_use]
     pub fn new(socket: Socket, state: Arc<ConnState>) -> Self {
-        Self { socket, state, interim: Vec::new() }
+        Self {
+            socket,
+            state,
+            interim: Vec::new(),
+        }
     }
 
     /// Writes the interim answers that wait; ready when none is left.

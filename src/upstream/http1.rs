@@ -40,7 +40,12 @@ impl Wire {
     /// A fresh connection.
     #[must_use]
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buf: BytesMut::new(), out: Vec::new(), reused: false }
+        Self {
+            stream,
+            buf: BytesMut::new(),
+            out: Vec::new(),
+            reused: false,
+        }
     }
 }
 
@@ -123,7 +128,10 @@ pub async fn send(
             Ok(Answer::Upgraded(head.parts, wire))
         }
         Ok(head) => Ok(answer(head, wire, pump, &up, ticket)),
-        Err(Failure::Closed(error)) => Err(SendError::Closed { error, pump: Box::new(pump) }),
+        Err(Failure::Closed(error)) => Err(SendError::Closed {
+            error,
+            pump: Box::new(pump),
+        }),
         Err(Failure::Send(error)) => Err(error),
     }
 }
@@ -178,7 +186,9 @@ fn poll_head(
                         return Poll::Ready(if body_is_up {
                             Ok(head)
                         } else {
-                            Err(Failure::Send(SendError::Protocol("101 before the request's end".into())))
+                            Err(Failure::Send(SendError::Protocol(
+                                "101 before the request's end".into(),
+                            )))
                         });
                     }
                     // 100 is Gantry's own business with its client.
@@ -217,7 +227,11 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
-        let body = if body.is_empty() { ResponseBody::Empty } else { ResponseBody::Full(body) };
+        let body = if body.is_empty() {
+            ResponseBody::Empty
+        } else {
+            ResponseBody::Full(body)
+        };
         return Answer::Response(head.parts, body);
     }
     let body = Http1Body::new(wire, (!whole).then_some(pump), head.length, keep_alive, ticket);

@@ -180,7 +180,9 @@ fn finish(
     let layout = match parsed {
         Ok(Some(layout)) => layout,
         Ok(None) if buf.len() > MAX_HEAD => {
-            return Err(HeadError::Garbage(format!("the answer's head is longer than {MAX_HEAD} bytes")));
+            return Err(HeadError::Garbage(format!(
+                "the answer's head is longer than {MAX_HEAD} bytes"
+            )));
         }
         Ok(None) => return Ok(None),
         Err(e) => return Err(HeadError::Garbage(format!("the answer is not HTTP/1.1: {e}"))),
@@ -202,7 +204,11 @@ fn finish(
     let (mut parts, ()) = response.into_parts();
     let (length, clean) = body_length(&mut parts, method, old).map_err(HeadError::Framing)?;
     let keep_alive = clean && length != BodyLength::UntilClose && wants_keep_alive(&parts.headers, old);
-    Ok(Some(Head { parts, length, keep_alive }))
+    Ok(Some(Head {
+        parts,
+        length,
+        keep_alive,
+    }))
 }
 
 /// The body's framing, and whether the connection may go on after it.
@@ -242,8 +248,14 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let bytes = value.as_bytes();
         let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
-        let n = value.to_str().ok().filter(|_| digits).and_then(|s| s.parse::<u64>().ok());
-        let Some(n) = n else { return Err(format!("a bad Content-Length {value:?}")) };
+        let n = value
+            .to_str()
+            .ok()
+            .filter(|_| digits)
+            .and_then(|s| s.parse::<u64>().ok());
+        let Some(n) = n else {
+            return Err(format!("a bad Content-Length {value:?}"));
+        };
         if length.is_some_and(|m| m != n) {
             return Err("two different Content-Lengths".into());
         }
@@ -255,7 +267,9 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
 fn wants_keep_alive(headers: &HeaderMap, old: bool) -> bool {
     let has = |token: &str| {
         headers.get_all(header::CONNECTION).iter().any(|value| {
-            value.to_str().is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+            value
+                .to_str()
+                .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
         })
     };
     if old { has("keep-alive") } else { !has("close") }
@@ -272,15 +286,60 @@ mod tests {
     #[test]
     fn finds_the_framing() {
         let cases = [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(3), true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(3), true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::HEAD, BodyLength::Known(0), true),
-            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(0), true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, BodyLength::Chunked, true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n", Method::GET, BodyLength::Chunked, false),
-            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n", Method::GET, BodyLength::Known(0), false),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::GET, BodyLength::Known(1), false),
-            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n", Method::GET, BodyLength::Known(1), true),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(3),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(3),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+                Method::HEAD,
+                BodyLength::Known(0),
+                true,
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(0),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n",
+                Method::GET,
+                BodyLength::Chunked,
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n",
+                Method::GET,
+                BodyLength::Chunked,
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(0),
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(1),
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(1),
+                true,
+            ),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, BodyLength::UntilClose, false),
         ];
         for (text, method, length, keep_alive) in cases {
@@ -305,7 +364,11 @@ mod tests {
         ] {
             assert!(parse(bad, Method::GET).is_err(), "{bad}");
         }
-        assert!(parse("HTTP/1.1 200 OK\r\nA: b\r\n", Method::GET).expect("partial").is_none());
+        assert!(
+            parse("HTTP/1.1 200 OK\r\nA: b\r\n", Method::GET)
+                .expect("partial")
+                .is_none()
+        );
     }
 
     #[test]
@@ -318,8 +381,19 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("2"));
         let target = PathAndQuery::from_static("/p?q");
         let mut out = Vec::new();
-        write_request(&mut out, &Method::PUT, ("/base", Some(&target)), b"h:1", &headers, Framing::Length(5), None);
+        write_request(
+            &mut out,
+            &Method::PUT,
+            ("/base", Some(&target)),
+            b"h:1",
+            &headers,
+            Framing::Length(5),
+            None,
+        );
         let text = String::from_utf8(out).expect("ascii");
-        assert_eq!(text, "PUT /base/p?q HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(
+            text,
+            "PUT /base/p?q HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 5\r\n\r\n"
+        );
     }
 }
