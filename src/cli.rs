@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Decoded;
 use crate::config::static_config::Static;
 use crate::{config, demo, gateway, observe};
 
@@ -125,9 +126,16 @@ pub fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
     let file = find_static(args.config_file.as_deref())?;
-    let settings = load_static(&file)?;
-    let log = observe::log::init(&(&settings.log).into())
-        .map_err(|e| anyhow::anyhow!("cannot open the log {:?} (log.filePath): {e}", settings.log.file_path))?;
+    let decoded = load_static(&file)?;
+    start(decoded.value.clone(), args).map_err(|error| match error.downcast::<gateway::StartError>() {
+        Ok(gateway::StartError(diagnostic)) => anyhow::anyhow!("{}", decoded.attach(diagnostic)),
+        Err(error) => error,
+    })
+}
+
+fn start(settings: Static, args: &RunArgs) -> anyhow::Result<()> {
+    let log =
+        observe::log::init(&(&settings.log).into()).map_err(|e| gateway::startup::unopened("log.filePath", &e))?;
     gateway::run(gateway::Options {
         settings,
         workers: args.workers.map(usize::from),
@@ -154,7 +162,7 @@ fn find_static(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// Reads and decodes a static file; warnings go to standard error.
-fn load_static(file: &Path) -> anyhow::Result<Static> {
+fn load_static(file: &Path) -> anyhow::Result<Decoded<Static>> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|e| {
         anyhow::anyhow!("error: cannot read `{name}`: {e}\n  = help: check the path and its permissions (--configFile)")
@@ -165,7 +173,7 @@ fn load_static(file: &Path) -> anyhow::Result<Static> {
         eprintln!("{warning}\n");
     }
     if errors.is_empty() {
-        return Ok(decoded.value);
+        return Ok(decoded);
     }
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     anyhow::bail!("{}", text.join("\n\n"))

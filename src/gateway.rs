@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::config::static_config::Static;
+use crate::diag::Diagnostic;
 use crate::http::worker::Stage;
 use crate::observe::log::{LIFECYCLE, Log};
 use crate::provider::{self, Provider as _};
@@ -33,6 +34,12 @@ pub struct Options {
     /// The application log, for SIGUSR1.
     pub log: Option<Log>,
 }
+
+/// Why the gateway cannot start, where a value of its static configuration is the reason. Whoever has read the file
+/// knows the place of the value.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub Diagnostic);
 
 /// What can happen while the gateway serves. Nothing else reaches the main loop.
 enum Event {

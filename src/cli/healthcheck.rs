@@ -22,7 +22,7 @@ pub fn run(url: Option<&str>, static_file: Option<&Path>) -> ExitCode {
         }
     };
     match ask(&address, &path) {
-        Ok(status) if status == 200 => {
+        Ok(200) => {
             println!("OK: http://{address}{path}");
             ExitCode::SUCCESS
         }

@@ -372,6 +372,7 @@ fn rule_error(path: &str, rule: &str, error: RuleError) -> Diagnostic {
         part => format!("{} at `{part}` (character {})", error.message, error.span.start + 1),
     };
     let mut diagnostic = Diagnostic::error(path, message);
-    diagnostic.help = error.help;
+    let example = "a rule is made of matchers, such as Host(`a.example`) && PathPrefix(`/api/`)";
+    diagnostic.help = error.help.or_else(|| Some(example.to_owned()));
     diagnostic
 }

@@ -81,10 +81,7 @@ impl Services {
         let (key, built) = find(&self.built, "service", name, path)?;
         match built {
             Ok(service) => Ok((qualified(key), service.clone())),
-            Err(()) => Err(Box::new(Diagnostic::error(
-                path,
-                format!("the service `{name}` has an error"),
-            ))),
+            Err(()) => Err(Box::new(spoilt(path, name))),
         }
     }
 
@@ -124,6 +121,15 @@ fn reach(service: &Service, reached: &mut HashSet<*const LoadBalancer>) {
             .for_each(|child| reach(&child.service, reached)),
         Service::Internal(_) => {}
     }
+}
+
+/// What needs a service that has an error of its own.
+fn spoilt(path: impl Into<String>, name: &str) -> Diagnostic {
+    Diagnostic::error(
+        path,
+        format!("the service `{name}` has an error, so this cannot be served"),
+    )
+    .help(format!("mend `http.services.{}`", local(name)))
 }
 
 struct Builder<'a> {
@@ -187,7 +193,8 @@ impl Builder<'_> {
             match self.server(&full, settings, &transport) {
                 Ok(server) => members.push((settings.weight, Arc::new(server))),
                 Err(e) => {
-                    return self.fail(Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e));
+                    let error = Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e);
+                    return self.fail(error.help("write it as http://10.0.0.5:9000"));
                 }
             }
         }
@@ -208,7 +215,7 @@ impl Builder<'_> {
             .runtime
             .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
-        let health_check = settings.health_check.as_ref().map(|h| HealthPlan::new(h));
+        let health_check = settings.health_check.as_ref().map(HealthPlan::new);
         let model = service.model.as_ref().map(|model| self.model(model, service, &full));
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
@@ -300,10 +307,7 @@ impl Builder<'_> {
                 Err(error) => return self.fail(*error),
             };
             let Ok(service) = self.service(&key) else {
-                return self.fail(Diagnostic::error(
-                    at,
-                    format!("the service `{}` has an error", child.name),
-                ));
+                return self.fail(spoilt(at, &child.name));
             };
             if child.weight > 0 {
                 // Cookies carry the name as the file writes it, as Traefik's do.

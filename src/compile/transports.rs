@@ -48,10 +48,15 @@ impl Transports {
     /// The transport that a load balancer names.
     pub(super) fn find(&self, name: &str, path: &str) -> Result<Arc<Transport>, Box<Diagnostic>> {
         let broken = || {
-            Box::new(Diagnostic::error(
+            let name = match name {
+                "" | "default@internal" => "serversTransport",
+                name => name,
+            };
+            let error = Diagnostic::error(
                 path,
-                format!("the transport `{name}` cannot be used"),
-            ))
+                format!("the transport `{name}` has an error, so this cannot be served"),
+            );
+            Box::new(error.help("mend that transport"))
         };
         if let "" | "default@internal" = name {
             return self.default.clone().ok_or_else(broken);

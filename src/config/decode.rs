@@ -146,7 +146,11 @@ impl<'a> Decoder<'a> {
 
     /// A value of the wrong type.
     pub fn wrong(&mut self, node: &Node, expected: &str) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(), node.describe());
+        let what = match self.name() {
+            "" => "the file".to_owned(),
+            name => format!("`{name}`"),
+        };
+        let message = format!("{what} must be {expected}, not {}", node.describe());
         let diagnostic = self.diagnostic(Severity::Error, node.span.clone(), message, Some(mend(node, expected)));
         self.report(diagnostic);
     }

@@ -16,7 +16,7 @@ use crate::diag::Diagnostic;
 use crate::observe::log::LIFECYCLE;
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
-use crate::provider::{Event, Reason, SourceFile};
+use crate::provider::{Event, Problem, Reason, SourceFile};
 use crate::service::health::Prober;
 
 /// What is wrong in a file.
@@ -51,8 +51,10 @@ impl Reloader {
             None => Vec::new(),
             Some(provider) => {
                 let event = provider.load().map_err(|problems| {
-                    let text: Vec<String> = problems.iter().map(|p| format!("error: {p}")).collect();
-                    anyhow::anyhow!("{}", text.join("\n"))
+                    let text =
+                        |p: &Problem| format!("error: {}: {}\n  = help: {}", p.path.display(), p.message, p.help);
+                    let text: Vec<String> = problems.iter().map(text).collect();
+                    anyhow::anyhow!("{}", text.join("\n\n"))
                 })?;
                 event.files
             }

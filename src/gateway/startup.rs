@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ::http::HeaderValue;
-use anyhow::Context as _;
 
-use super::Listeners;
+use super::{Listeners, StartError};
 use crate::admin::ping::Ping;
 use crate::compile::Context;
-use crate::compile::entry_points::redirection_error;
+use crate::compile::entry_points::static_error;
 use crate::config::static_config::{EntryPoint as Settings, FileProvider as FileSettings, Static};
+use crate::diag::Diagnostic;
 use crate::listen::entry_point::EntryPoint;
 use crate::listen::socket;
 use crate::observe::access_log::AccessLog;
@@ -38,7 +38,7 @@ pub(super) fn processors() -> usize {
 }
 
 pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
-    let context = context(settings)?;
+    let context = context(settings).map_err(|error| StartError(*error))?;
     let provider = context
         .settings
         .providers
@@ -48,7 +48,7 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
     let access_log = match &context.settings.access_log {
         Some(log) => Some(
             AccessLog::new(&log.into(), context.metrics.access_log_dropped())
-                .with_context(|| format!("cannot open the access log {:?} (accessLog.filePath)", log.file_path))?,
+                .map_err(|e| unopened("accessLog.filePath", &e))?,
         ),
         None => None,
     };
@@ -59,8 +59,14 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
     })
 }
 
+/// A log file that cannot be opened.
+pub(crate) fn unopened(path: &str, error: &std::io::Error) -> StartError {
+    let error = Diagnostic::error(path, format!("cannot open the log: {error}"));
+    StartError(error.help("make its folder, and let the user that gantry runs as write there"))
+}
+
 /// The compile context of a static configuration; shared with `gantry check`.
-pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
+pub(crate) fn context(mut settings: Static) -> Result<Context, Box<Diagnostic>> {
     add_entry_points(&mut settings);
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.clone());
     let metrics = Metrics::new(prometheus.as_ref().map(MetricsOptions::from).unwrap_or_default());
@@ -73,9 +79,9 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
             let series = metrics.entry_point(name);
             EntryPoint::new(index, name, entry_point, host_name.clone(), series)
                 .map(Arc::new)
-                .map_err(|e| anyhow::anyhow!("entryPoints.{name}: {e}"))
+                .map_err(|e| Diagnostic::error(format!("entryPoints.{name}"), e))
         });
-    let entry_points = entry_points.collect::<anyhow::Result<Vec<_>>>()?;
+    let entry_points = entry_points.collect::<Result<Vec<_>, _>>()?;
     let ping = Ping::new(settings.ping.as_ref().map_or(503, |p| p.terminating_status_code));
     let context = Context {
         settings,
@@ -85,10 +91,8 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
         tls: TlsCache::new(),
         ping: Arc::new(ping),
     };
-    match redirection_error(&context) {
-        Some(error) => {
-            anyhow::bail!("error: {error}\n  = help: name an entry point of this file, or a port as `:8443`")
-        }
+    match static_error(&context) {
+        Some(error) => Err(Box::new(error)),
         None => Ok(context),
     }
 }
@@ -142,7 +146,11 @@ pub(super) fn listen(context: &Context, workers: usize) -> anyhow::Result<Listen
                 std::io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
                 _ => "the address is `host:port`, or `:port` for every address of this machine",
             };
-            anyhow::anyhow!("entryPoints.{name}.address: cannot listen on `{address}`: {e}\n  = help: {help}")
+            let error = Diagnostic::error(
+                format!("entryPoints.{name}.address"),
+                format!("cannot listen on `{address}`: {e}"),
+            );
+            StartError(error.help(help))
         })?;
         let address = opened.first().and_then(|l| l.local_addr().ok());
         tracing::info!(target: LIFECYCLE, entry_point = %name, address = ?address, "listening");

@@ -295,8 +295,8 @@ impl ClientBody {
         if !self.limits.total.is_zero() {
             at = at.min((since + millis(self.limits.total)).saturating_sub(self.waited));
         }
-        if self.limits.min_rate > 0 {
-            let allowed = self.meter.bytes.get().saturating_mul(1000) / self.limits.min_rate;
+        let allowed = (self.meter.bytes.get().saturating_mul(1000)).checked_div(self.limits.min_rate);
+        if let Some(allowed) = allowed {
             at = at.min((since + millis(RATE_GRACE) + allowed).saturating_sub(self.waited));
         }
         if at == u64::MAX {
@@ -304,8 +304,7 @@ impl ClientBody {
         }
         if now >= at {
             self.meter.failed.set(true);
-            let slow = self.limits.min_rate > 0
-                && waited > millis(RATE_GRACE) + self.meter.bytes.get().saturating_mul(1000) / self.limits.min_rate;
+            let slow = allowed.is_some_and(|allowed| waited > millis(RATE_GRACE) + allowed);
             return Poll::Ready(Some(Err(if slow { BodyError::TooSlow } else { BodyError::Timeout })));
         }
         let deadline = self.deadline.get_or_insert_with(|| self.deadlines.insert());

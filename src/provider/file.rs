@@ -1,7 +1,7 @@
 //! `providers.file`: one file, or every YAML file below a folder.
 //!
 //! Changes are noticed through inotify on the folders that hold the files and the links on the way to them
-//! ([`tree`]), read when their writers are done ([`settle`], [`reader`]), and sent as complete states, no faster than
+//! (`tree`), read when their writers are done (`settle`, `reader`), and sent as complete states, no faster than
 //! `providers.providersThrottleDuration` ([`super::throttle`]). A slow poll that compares contents catches what
 //! inotify does not tell (network file systems, bind mounts). Equal content is never sent twice.
 //!

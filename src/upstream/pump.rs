@@ -110,6 +110,10 @@ impl Pump {
     ///
     /// # Errors
     /// The pump itself, when it cannot be restarted.
+    #[expect(
+        clippy::result_large_err,
+        reason = "both outcomes are the pump, handed on by its owner at once"
+    )]
     pub fn restart(self, head: Vec<u8>) -> Result<Self, Self> {
         if self.written == 0 {
             return Ok(self);
