@@ -43,6 +43,7 @@ enum Greeting {
 
 /// Serves a connection until it ends. Errors end here: they are the peer's affair.
 pub async fn serve_connection(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, tcp: TcpStream, peer: SocketAddr) {
+    let _ = tcp.set_nodelay(true);
     let state = ConnState::new(&entry_point, worker.deadlines.clock(), tcp.as_raw_fd());
     let _registered = worker.register(&state, entry_point.series);
     let serving = async {

@@ -2,19 +2,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Length of the queue of connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// How a peer that vanished without a word is noticed, also in a tunnel: Go's 15 seconds.
-#[must_use]
-pub fn keepalive() -> TcpKeepalive {
-    const EVERY: Duration = Duration::from_secs(15);
-    TcpKeepalive::new().with_time(EVERY).with_interval(EVERY)
-}
 
 /// The socket address of an entry point's `host:port`; an empty host is every address, IPv6 and IPv4.
 ///
@@ -79,9 +71,6 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit both, which saves system calls on each connection.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
     Ok(socket)
 }
 

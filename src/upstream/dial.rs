@@ -3,13 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::stream::Stream;
 use crate::http::worker::Worker;
 use crate::listen::deadline::within;
-use crate::listen::socket::keepalive;
 use crate::service::server::{Scheme, Server};
 use crate::tls::server::Alpn;
 
@@ -79,7 +77,6 @@ async fn connect_tcp(worker: &Worker, server: &Server) -> io::Result<TcpStream> 
         match TcpStream::connect(SocketAddr::new(ip, server.port)).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
                 return Ok(stream);
             }
             Err(e) => last = Some(e),
