@@ -1,6 +1,6 @@
 //! `http.routers`, and the routers that Gantry makes itself, per entry point.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::names::{FILE, find, qualified};
@@ -41,6 +41,7 @@ pub(super) fn build(
         resources,
         services,
         diagnostics,
+        reported: HashSet::new(),
     };
     let ready = compiler.ready();
     let plans = context
@@ -68,6 +69,8 @@ struct Compiler<'a> {
     resources: &'a Resources,
     services: &'a Services,
     diagnostics: &'a mut Vec<Diagnostic>,
+    /// Path and message of what was reported.
+    reported: HashSet<(String, String)>,
 }
 
 impl<'a> Compiler<'a> {
@@ -317,8 +320,7 @@ impl<'a> Compiler<'a> {
     /// Notes diagnostics, each once: a middleware is built for each of its routers.
     fn report(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
         for diagnostic in found {
-            let known = |d: &Diagnostic| d.path == diagnostic.path && d.message == diagnostic.message;
-            if !self.diagnostics.iter().any(known) {
+            if self.reported.insert((diagnostic.path.clone(), diagnostic.message.clone())) {
                 self.diagnostics.push(diagnostic);
             }
         }
