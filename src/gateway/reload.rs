@@ -137,7 +137,7 @@ impl Reloader {
         self.context.metrics.next_generation(Instant::now());
         self.probe();
         self.context.runtime.sweep();
-        tracing::info!(generation, "configuration loaded");
+        tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
     fn probe(&mut self) {
