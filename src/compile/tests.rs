@@ -35,7 +35,12 @@ fn compiled(settings: &str, dynamic: &str) -> Compiled {
 
 /// The routers of each entry point, clear text and TLS, in the order of their names.
 fn served(compiled: &Compiled) -> Vec<(usize, usize)> {
-    compiled.snapshot.entry_points.iter().map(|plan| (plan.plain.len(), plan.secure.len())).collect()
+    compiled
+        .snapshot
+        .entry_points
+        .iter()
+        .map(|plan| (plan.plain.len(), plan.secure.len()))
+        .collect()
 }
 
 fn told(compiled: &Compiled) -> Vec<String> {
@@ -55,21 +60,37 @@ fn check(routers: &str, more: &str, expected: &[&str], served_on_web: usize) {
 
 #[test]
 fn every_mistake_is_told_at_its_place_and_takes_only_its_router_away() {
-    let router = |more: &str| format!("    a: {{rule: \"Path(`/a`)\", service: s}}\n    b: {{rule: \"Path(`/b`)\", {more}}}\n");
+    let router =
+        |more: &str| format!("    a: {{rule: \"Path(`/a`)\", service: s}}\n    b: {{rule: \"Path(`/b`)\", {more}}}\n");
     for (more, expected) in [
         ("service: t", "E http.routers.b.service: there is no service `t`"),
-        ("service: s@docker", "E http.routers.b.service: there is no service `s@docker`"),
-        ("service: api@internal", "E http.routers.b.service: the service `api@internal` is not built yet"),
-        ("service: s, middlewares: [x]", "E http.routers.b.middlewares[0]: there is no middleware `x`"),
-        ("service: s, entryPoints: [web2]", "E http.routers.b.entryPoints[0]: there is no entry point `web2`"),
+        (
+            "service: s@docker",
+            "E http.routers.b.service: there is no service `s@docker`",
+        ),
+        (
+            "service: api@internal",
+            "E http.routers.b.service: the service `api@internal` is not built yet",
+        ),
+        (
+            "service: s, middlewares: [x]",
+            "E http.routers.b.middlewares[0]: there is no middleware `x`",
+        ),
+        (
+            "service: s, entryPoints: [web2]",
+            "E http.routers.b.entryPoints[0]: there is no entry point `web2`",
+        ),
     ] {
         check(&router(more), "", &[expected], 1);
     }
     check(&router("service: s@file"), "", &[], 2);
     check(&router("service: noop@internal"), "", &[], 2);
-    check(&router("service: s, entryPoints: [web, wbe]"), "", &[
-        "E http.routers.b.entryPoints[1]: there is no entry point `wbe`",
-    ], 2);
+    check(
+        &router("service: s, entryPoints: [web, wbe]"),
+        "",
+        &["E http.routers.b.entryPoints[1]: there is no entry point `wbe`"],
+        2,
+    );
 }
 
 #[test]
@@ -79,7 +100,11 @@ fn chains_that_contain_themselves_are_told() {
     let text = format!("http:\n  routers:\n{routers}{more}{SERVICES}");
     let compiled = compiled(WEB, &text);
     assert_eq!(compiled.diagnostics.len(), 1, "{:?}", told(&compiled));
-    assert!(compiled.diagnostics[0].path.starts_with("http.middlewares."), "{:?}", told(&compiled));
+    assert!(
+        compiled.diagnostics[0].path.starts_with("http.middlewares."),
+        "{:?}",
+        told(&compiled)
+    );
     assert_eq!(served(&compiled)[1], (0, 0));
 }
 
@@ -98,14 +123,23 @@ fn services_within_services() {
     w: {weighted: {services: [{name: s@file, weight: 2}]}}
 ";
     let compiled = compiled(WEB, text);
-    assert_eq!(told(&compiled), [
-        "E http.services.loop.weighted.services[0].name: the service `inner` contains itself",
-        "E http.services.inner.weighted.services[0].name: the service `loop@file` has an error",
-        "W http.services.none.weighted.services: the weights sum to 0",
-        "E http.routers.b.service: the service `loop` has an error",
-    ]);
+    assert_eq!(
+        told(&compiled),
+        [
+            "E http.services.loop.weighted.services[0].name: the service `inner` contains itself",
+            "E http.services.inner.weighted.services[0].name: the service `loop@file` has an error, so this cannot be served",
+            "W http.services.none.weighted.services: the weights sum to 0",
+            "E http.routers.b.service: the service `loop` has an error, so this cannot be served",
+        ]
+    );
     assert_eq!(served(&compiled)[1], (2, 0));
-    assert_eq!((compiled.snapshot.balancers.len(), &compiled.snapshot.balancers[0].weights), (1, &vec![3]));
+    assert_eq!(
+        (
+            compiled.snapshot.balancers.len(),
+            &compiled.snapshot.balancers[0].weights
+        ),
+        (1, &vec![3])
+    );
 }
 
 #[test]
@@ -113,12 +147,19 @@ fn routers_without_entry_points_go_to_the_default_ones() {
     let dynamic = format!("http:\n  routers:\n    a: {{rule: \"Path(`/a`)\", service: s}}\n{SERVICES}");
     for (settings, expected) in [
         ("{a: {address: \":1\"}, b: {address: \":2\"}}", &[(1, 0), (1, 0)][..]),
-        ("{a: {address: \":1\", asDefault: true}, b: {address: \":2\"}}", &[(1, 0), (0, 0)]),
+        (
+            "{a: {address: \":1\", asDefault: true}, b: {address: \":2\"}}",
+            &[(1, 0), (0, 0)],
+        ),
         ("{a: {address: \":1\"}, traefik: {address: \":2\"}}", &[(1, 0), (0, 0)]),
         ("{a: {address: \":1\", http: {tls: {}}}}", &[(0, 1)]),
     ] {
         let compiled = compiled(&format!("entryPoints: {settings}\n"), &dynamic);
-        assert_eq!((served(&compiled), told(&compiled)), (expected.to_vec(), vec![]), "{settings}");
+        assert_eq!(
+            (served(&compiled), told(&compiled)),
+            (expected.to_vec(), vec![]),
+            "{settings}"
+        );
     }
     let none = compiled("entryPoints: {traefik: {address: \":1\"}}\n", &dynamic);
     assert_eq!(told(&none), ["E http.routers.a: no entry point is a default one"]);
@@ -131,7 +172,10 @@ fn middlewares_of_an_entry_point_are_told_by_their_place() {
         "http:\n  routers:\n    a: {{rule: \"Path(`/a`)\", service: s}}\n  middlewares:\n    h: {{stripPrefix: {{prefixes: [/x]}}}}\n{SERVICES}"
     );
     let compiled = compiled(settings, &dynamic);
-    assert_eq!(told(&compiled), ["E entryPoints.web.http.middlewares[1]: there is no middleware `x@file`"]);
+    assert_eq!(
+        told(&compiled),
+        ["E entryPoints.web.http.middlewares[1]: there is no middleware `x@file`"]
+    );
 }
 
 #[test]
@@ -139,7 +183,10 @@ fn routers_that_are_never_reached_are_told_also_where_the_entry_point_makes_them
     let dynamic = format!(
         "http:\n  routers:\n    a: {{rule: \"Host(`a`)\", service: s}}\n    b: {{rule: \"Host(`a`)\", service: s, tls: {{}}}}\n{SERVICES}"
     );
-    assert_eq!(told(&compiled("entryPoints: {web: {address: \":1\"}}\n", &dynamic)), [""; 0]);
+    assert_eq!(
+        told(&compiled("entryPoints: {web: {address: \":1\"}}\n", &dynamic)),
+        [""; 0]
+    );
     let secure = compiled("entryPoints: {web: {address: \":1\", http: {tls: {}}}}\n", &dynamic);
     assert_eq!(secure.diagnostics.len(), 1, "{:?}", told(&secure));
     assert!(told(&secure)[0].contains("is never reached"), "{:?}", told(&secure));
@@ -147,7 +194,9 @@ fn routers_that_are_never_reached_are_told_also_where_the_entry_point_makes_them
 
 #[test]
 fn compiling_twice_says_the_same_and_keeps_what_outlives_a_snapshot() {
-    let text = format!("http:\n  routers:\n    a: {{rule: \"Path(`/a`)\", service: s}}\n    b: {{rule: \"Pth(`/`)\", service: s}}\n{SERVICES}");
+    let text = format!(
+        "http:\n  routers:\n    a: {{rule: \"Path(`/a`)\", service: s}}\n    b: {{rule: \"Pth(`/`)\", service: s}}\n{SERVICES}"
+    );
     let decoded = decode_dynamic("dynamic.yaml", &text);
     let context = context(WEB);
     let [first, second] = [1, 2].map(|generation| compile(&context, &decoded.value, &Resources::default(), generation));

@@ -16,7 +16,7 @@ use crate::diag::Diagnostic;
 use crate::observe::log::LIFECYCLE;
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
-use crate::provider::{Event, Reason, SourceFile};
+use crate::provider::{Event, Problem, Reason, SourceFile};
 use crate::service::health::Prober;
 
 /// What is wrong in a file.
@@ -54,15 +54,24 @@ impl Reloader {
             None => Vec::new(),
             Some(provider) => {
                 let event = provider.load().map_err(|problems| {
-                    let text: Vec<String> = problems.iter().map(|p| format!("error: {p}")).collect();
-                    anyhow::anyhow!("{}", text.join("\n"))
+                    let text =
+                        |p: &Problem| format!("error: {}: {}\n  = help: {}", p.path.display(), p.message, p.help);
+                    let text: Vec<String> = problems.iter().map(text).collect();
+                    anyhow::anyhow!("{}", text.join("\n\n"))
                 })?;
                 event.files
             }
         };
         let (merged, failures) = reloader.decode(&files);
         if !failures.is_empty() {
-            anyhow::bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
+            anyhow::bail!(
+                "{}",
+                failures
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n\n")
+            );
         }
         let compiled = reloader.compile(&merged);
         Ok((reloader, compiled))
@@ -133,7 +142,7 @@ impl Reloader {
         self.context.metrics.next_generation(Instant::now());
         self.probe();
         self.context.runtime.sweep();
-        tracing::info!(generation, "configuration loaded");
+        tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
     fn probe(&mut self) {
@@ -146,7 +155,11 @@ impl Reloader {
     fn decode(&mut self, files: &[SourceFile]) -> (Merged, Vec<Failure>) {
         let outcome = self.files.apply(files, |name, text| {
             let decoded = config::decode_dynamic(name, text);
-            for diagnostic in decoded.diagnostics.iter().filter(|d| !d.is_error() || d.object.is_some()) {
+            for diagnostic in decoded
+                .diagnostics
+                .iter()
+                .filter(|d| !d.is_error() || d.object.is_some())
+            {
                 report(diagnostic);
             }
             if decoded.is_usable() {
@@ -224,8 +237,16 @@ mod tests {
     use crate::observe::metrics::Format;
 
     fn event(text: &str) -> Event {
-        let file = SourceFile { path: PathBuf::from("dynamic.yaml"), text: Ok(Arc::from(text)) };
-        Event { provider: "file", files: vec![file], problems: Vec::new(), reason: Reason::Changed }
+        let file = SourceFile {
+            path: PathBuf::from("dynamic.yaml"),
+            text: Ok(Arc::from(text)),
+        };
+        Event {
+            provider: "file",
+            files: vec![file],
+            problems: Vec::new(),
+            reason: Reason::Changed,
+        }
     }
 
     #[tokio::test]

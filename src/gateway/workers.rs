@@ -78,7 +78,11 @@ impl Workers {
                 .spawn(move || worker(start))
                 .context("cannot start a worker thread")?;
         }
-        Ok(Self { stage, alive, running: count })
+        Ok(Self {
+            stage,
+            alive,
+            running: count,
+        })
     }
 
     /// Tells every worker what to do.
@@ -127,7 +131,17 @@ fn worker(start: Start) {
 }
 
 async fn serve(start: Start) {
-    let Start { index, snapshot, stage, loads, handed, metrics, access_log, listeners, alive: _ } = start;
+    let Start {
+        index,
+        snapshot,
+        stage,
+        loads,
+        handed,
+        metrics,
+        access_log,
+        listeners,
+        alive: _,
+    } = start;
     let worker = Worker::new(index, snapshot, stage, loads, metrics, access_log);
     let mut vital = JoinSet::new();
     for (entry_point, listener) in listeners {
@@ -162,7 +176,9 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_vital_task_is_noticed_and_an_orderly_end_is_none() {
-        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        let runtime = Builder::new_current_thread()
+            .build_local(LocalOptions::default())
+            .expect("a runtime");
         runtime.block_on(async {
             let mut tasks = JoinSet::new();
             tasks.spawn_local(async {});

@@ -26,8 +26,7 @@ pub struct ServedBody {
     inner: ResponseBody,
     exchange: Option<Box<Exchange>>,
     rest: Option<SharedIncoming>,
-    /// The error that the next poll gives: hyper drops what it has not flushed when a body fails, so what came before
-    /// the error goes out first.
+    /// An error that waits for what came before it to be written.
     failed: Option<BodyError>,
 }
 
@@ -36,7 +35,12 @@ impl ServedBody {
     #[must_use]
     pub fn new(inner: ResponseBody, mut exchange: Box<Exchange>, version: Version) -> Self {
         let rest = exchange.client_body.take().filter(|_| version != Version::HTTP_2);
-        let mut body = Self { inner, exchange: Some(exchange), rest, failed: None };
+        let mut body = Self {
+            inner,
+            exchange: Some(exchange),
+            rest,
+            failed: None,
+        };
         if body.inner.is_end_stream() {
             body.complete();
         }
@@ -46,7 +50,12 @@ impl ServedBody {
     /// An empty body whose exchange lives on elsewhere.
     #[must_use]
     pub fn finished() -> Self {
-        Self { inner: ResponseBody::Empty, exchange: None, rest: None, failed: None }
+        Self {
+            inner: ResponseBody::Empty,
+            exchange: None,
+            rest: None,
+            failed: None,
+        }
     }
 
     fn complete(&mut self) {
@@ -58,7 +67,9 @@ impl ServedBody {
 
 impl Drop for ServedBody {
     fn drop(&mut self) {
-        let (Some(exchange), Some(rest)) = (&mut self.exchange, self.rest.take()) else { return };
+        let (Some(exchange), Some(rest)) = (&mut self.exchange, self.rest.take()) else {
+            return;
+        };
         let meter = &exchange.meter;
         if exchange.complete && !meter.ended.get() && !meter.failed.get() && !rest.borrow().is_end_stream() {
             let deadlines = Rc::clone(&exchange.worker.deadlines);
@@ -103,8 +114,11 @@ impl Body for ServedBody {
             }
             Poll::Ready(Some(Err(e))) => {
                 tracing::debug!("an answer broke off: {e}");
-                self.failed = Some(e.clone());
-                cx.waker().wake_by_ref();
+                // hyper drops what it has not written yet on an error: let it write the head and the part that came.
+                if let Poll::Ready(Some(Err(error))) = polled {
+                    self.failed = Some(error);
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             Poll::Ready(None) => self.complete(),

@@ -56,7 +56,12 @@ pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: 
 
 /// Takes over what other workers accepted.
 pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
-    while let Some(Handed { socket, peer, entry_point }) = handed.recv().await {
+    while let Some(Handed {
+        socket,
+        peer,
+        entry_point,
+    }) = handed.recv().await
+    {
         match TcpStream::from_std(socket) {
             Ok(socket) => spawn(&worker, &entry_point, socket, peer),
             Err(e) => {
@@ -75,7 +80,14 @@ fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, 
     };
     let Ok(socket) = socket.into_std() else { return };
     worker.loads.add(other);
-    if let Err(kept) = worker.loads.hand(other, Handed { socket, peer, entry_point: Arc::clone(entry_point) }) {
+    if let Err(kept) = worker.loads.hand(
+        other,
+        Handed {
+            socket,
+            peer,
+            entry_point: Arc::clone(entry_point),
+        },
+    ) {
         worker.loads.remove(other);
         if let Ok(socket) = TcpStream::from_std(kept.socket) {
             worker.loads.add(worker.index);
@@ -87,18 +99,26 @@ fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, 
 /// Serves a connection that `worker`'s load counts already.
 fn spawn(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
     // A panic ends this task, so this connection, and nothing else.
-    tokio::task::spawn_local(serve_connection(Rc::clone(worker), Arc::clone(entry_point), socket, peer));
+    tokio::task::spawn_local(serve_connection(
+        Rc::clone(worker),
+        Arc::clone(entry_point),
+        socket,
+        peer,
+    ));
 }
 
 fn is_about_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use arc_swap::ArcSwap;
     use ::http::HeaderValue;
+    use arc_swap::ArcSwap;
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::sync::watch;
 
@@ -111,13 +131,19 @@ mod tests {
 
     #[test]
     fn a_burst_is_spread_before_any_of_its_tasks_has_run() {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default());
         runtime.expect("a runtime").block_on(async {
             let (loads, mut ends) = Loads::new(2);
             let metrics = Metrics::new(MetricsOptions::default());
             let series = metrics.entry_point("web");
             let entry_point = EntryPoint::new(0, "web", &Settings::default(), HeaderValue::from_static("here"), series);
-            let snapshot = Snapshot { generation: 0, entry_points: Vec::new(), balancers: Vec::new() };
+            let snapshot = Snapshot {
+                generation: 0,
+                entry_points: Vec::new(),
+                balancers: Vec::new(),
+            };
             let (_stage, stages) = watch::channel(Stage::Serving);
             let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
             let worker = Worker::new(0, snapshot, stages, Arc::clone(&loads), metrics.worker(), None);

@@ -56,7 +56,11 @@ impl Deadlines {
     /// A clock that starts at 1 ms: 0 means "never".
     #[must_use]
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { start: Instant::now(), clock: Arc::default(), slots: RefCell::new(Slab::new()) })
+        Rc::new(Self {
+            start: Instant::now(),
+            clock: Arc::default(),
+            slots: RefCell::new(Slab::new()),
+        })
     }
 
     /// Milliseconds since the worker started, as of the last sweep.
@@ -75,7 +79,10 @@ impl Deadlines {
     #[must_use]
     pub fn insert(self: &Rc<Self>) -> Deadline {
         let key = self.slots.borrow_mut().insert(Slot::default());
-        Deadline { set: Rc::clone(self), key }
+        Deadline {
+            set: Rc::clone(self),
+            key,
+        }
     }
 
     fn exactly_now(&self) -> u64 {

@@ -30,10 +30,15 @@ pub fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
 pub fn resolve(address: &str) -> io::Result<SocketAddr> {
     use std::net::ToSocketAddrs as _;
     if let Some(port) = address.strip_prefix(':') {
-        let port = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a port"))?;
+        let port = port
+            .parse()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a port"))?;
         return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
-    address.to_socket_addrs()?.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+    address
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
 
 /// Opens `count` sockets on one address. Unless `shared`, the address must not be in use by anybody.
@@ -43,9 +48,11 @@ pub fn resolve(address: &str) -> io::Result<SocketAddr> {
 pub fn listen(address: SocketAddr, count: usize, shared: bool) -> io::Result<Vec<TcpListener>> {
     match open(address, count, shared) {
         // A machine without IPv6: every address means every IPv4 address then.
-        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => {
-            open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), count, shared)
-        }
+        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => open(
+            SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()),
+            count,
+            shared,
+        ),
         other => other,
     }
 }
@@ -93,8 +100,16 @@ mod tests {
         let address = listeners[0].local_addr().expect("an address");
         assert_eq!(listeners[1].local_addr().expect("an address"), address);
         let _client = std::net::TcpStream::connect(address).expect("a connection");
-        let accepted = listeners.iter().cycle().find_map(|l| l.accept().ok()).expect("a peer").0;
-        assert!(SockRef::from(&accepted).keepalive().expect("a socket option"), "accepted sockets inherit it");
+        let accepted = listeners
+            .iter()
+            .cycle()
+            .find_map(|l| l.accept().ok())
+            .expect("a peer")
+            .0;
+        assert!(
+            SockRef::from(&accepted).keepalive().expect("a socket option"),
+            "accepted sockets inherit it"
+        );
         let taken = listen(address, 1, false).expect_err("taken");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         assert!(listen(address, 1, true).is_ok(), "reusePort shares it");

@@ -124,7 +124,10 @@ pub(crate) fn fixture(port: u16) -> Arc<Server> {
     use crate::tls::{cache::TlsCache, client::ClientTls};
     use std::time::Duration;
 
-    let settings = ServersTransport { insecure_skip_verify: true, ..ServersTransport::default() };
+    let settings = ServersTransport {
+        insecure_skip_verify: true,
+        ..ServersTransport::default()
+    };
     let (tls, _) = ClientTls::build(&settings, "t", &Resources::default(), &TlsCache::new());
     let transport = Transport {
         dial_timeout: Duration::ZERO,

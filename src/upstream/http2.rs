@@ -42,9 +42,15 @@ pub async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(256 * 1024);
     if !transport.read_idle_timeout.is_zero() {
-        builder.keep_alive_interval(transport.read_idle_timeout).keep_alive_timeout(transport.ping_timeout);
+        builder
+            .keep_alive_interval(transport.read_idle_timeout)
+            .keep_alive_timeout(transport.ping_timeout);
     }
-    let handshake = within(&exchange.worker.deadlines, HTTP2_HANDSHAKE, builder.handshake(TokioIo::new(stream)));
+    let handshake = within(
+        &exchange.worker.deadlines,
+        HTTP2_HANDSHAKE,
+        builder.handshake(TokioIo::new(stream)),
+    );
     let (sender, connection) = handshake
         .await
         .ok_or(ForwardError::Timeout)?
@@ -107,9 +113,13 @@ pub async fn send(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     let answer = sender.try_send_request(Request::from_parts(parts, body));
-    let answer = within(&exchange.worker.deadlines, server.transport.response_header_timeout, answer)
-        .await
-        .ok_or(ForwardError::Timeout)?;
+    let answer = within(
+        &exchange.worker.deadlines,
+        server.transport.response_header_timeout,
+        answer,
+    )
+    .await
+    .ok_or(ForwardError::Timeout)?;
     let answer = match answer {
         Ok(answer) => answer,
         Err(mut error) => match error.take_message() {

@@ -37,7 +37,9 @@ pub struct Pools {
 
 impl std::fmt::Debug for Pools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pools").field("idle", &self.idle()).finish_non_exhaustive()
+        f.debug_struct("Pools")
+            .field("idle", &self.idle())
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,7 +47,11 @@ impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(deadlines: Rc<Deadlines>) -> Rc<Self> {
-        Rc::new(Self { deadlines, http1: RefCell::default(), http2: RefCell::default() })
+        Rc::new(Self {
+            deadlines,
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+        })
     }
 
     /// The freshest idle connection to `server` that is still silent.
@@ -84,7 +90,11 @@ impl Pools {
     /// When a connection to `server` that is used now has been idle for too long.
     fn idle_until(&self, server: &Server) -> u64 {
         let idle = u64::try_from(server.transport.idle_timeout.as_millis()).unwrap_or(u64::MAX / 4);
-        if idle == 0 { u64::MAX } else { self.deadlines.now().saturating_add(idle) }
+        if idle == 0 {
+            u64::MAX
+        } else {
+            self.deadlines.now().saturating_add(idle)
+        }
     }
 
     /// Number of idle HTTP/1.1 connections.
@@ -101,7 +111,9 @@ impl Pools {
             !pool.is_empty()
         });
         // What runs on a connection that is let go ends first: hyper closes it behind its last stream.
-        self.http2.borrow_mut().retain(|_, shared| shared.until > now && !shared.sender.is_closed());
+        self.http2
+            .borrow_mut()
+            .retain(|_, shared| shared.until > now && !shared.sender.is_closed());
     }
 
     /// Closes every idle connection.
@@ -160,7 +172,9 @@ mod tests {
 
     async fn connection() -> (Box<Wire>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
-        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let near = TcpStream::connect(listener.local_addr().expect("an address"))
+            .await
+            .expect("a connection");
         let (far, _) = listener.accept().await.expect("a peer");
         (Box::new(Wire::new(Stream::Plain(near))), far)
     }
@@ -169,7 +183,11 @@ mod tests {
     fn server(idle: Duration, max: Option<usize>) -> Arc<Server> {
         let mut server = Arc::into_inner(fixture(1)).expect("the only one");
         let transport = Arc::into_inner(server.transport).expect("the only one");
-        server.transport = Arc::new(Transport { idle_timeout: idle, max_idle: max, ..transport });
+        server.transport = Arc::new(Transport {
+            idle_timeout: idle,
+            max_idle: max,
+            ..transport
+        });
         Arc::new(server)
     }
 
@@ -196,7 +214,10 @@ mod tests {
         assert_eq!(pools.idle(), 3, "no more than maxIdleConnsPerHost");
         // One is closed, and one speaks although nobody asked.
         far[2].shutdown().await.expect("a connection");
-        far[1].write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.expect("room");
+        far[1]
+            .write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            .await
+            .expect("room");
         while pools.idle() > 1 {
             tokio::task::yield_now().await;
             pools.sweep();
@@ -224,7 +245,9 @@ mod tests {
     #[test]
     fn a_shared_connection_is_let_go_once_nobody_has_used_it_for_its_timeout() {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default());
+        let runtime = builder
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default());
         runtime.expect("a runtime").block_on(async {
             let deadlines = Deadlines::new();
             let pools = Pools::new(Rc::clone(&deadlines));

@@ -110,6 +110,10 @@ impl Pump {
     ///
     /// # Errors
     /// The pump itself, when it cannot be restarted.
+    #[expect(
+        clippy::result_large_err,
+        reason = "both outcomes are the pump, handed on by its owner at once"
+    )]
     pub fn restart(self, head: Vec<u8>) -> Result<Self, Self> {
         if self.written == 0 {
             return Ok(self);
@@ -186,14 +190,22 @@ impl Pump {
         match &mut self.framing {
             Framing::Length(left) => match left.checked_sub(len) {
                 Some(rest) => *left = rest,
-                None => return Err(PumpError::Body(BodyError::Client("longer than its Content-Length".into()))),
+                None => {
+                    return Err(PumpError::Body(BodyError::Client(
+                        "longer than its Content-Length".into(),
+                    )));
+                }
             },
             Framing::Chunked => {
                 use std::io::Write as _;
                 let _ = write!(self.out, "{len:x}\r\n");
                 self.after = b"\r\n";
             }
-            Framing::None => return Err(PumpError::Body(BodyError::Client("a body where none was announced".into()))),
+            Framing::None => {
+                return Err(PumpError::Body(BodyError::Client(
+                    "a body where none was announced".into(),
+                )));
+            }
         }
         if data.len() <= JOIN {
             self.out.extend_from_slice(&data);
@@ -208,7 +220,9 @@ impl Pump {
     fn finish(&mut self) -> Result<(), PumpError> {
         match self.framing {
             Framing::Length(left) if left > 0 => {
-                return Err(PumpError::Body(BodyError::Client("shorter than its Content-Length".into())));
+                return Err(PumpError::Body(BodyError::Client(
+                    "shorter than its Content-Length".into(),
+                )));
             }
             Framing::Chunked => {
                 if self.chunk.is_empty() {
@@ -279,10 +293,7 @@ mod tests {
         type Data = Bytes;
         type Error = BodyError;
 
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
             Poll::Ready(self.pieces.pop_front())
         }
 
@@ -293,13 +304,18 @@ mod tests {
 
     fn body(length: Option<u64>, pieces: &[&'static str]) -> RequestBody {
         let frame = |piece: &&'static str| Ok(Frame::data(Bytes::from_static(piece.as_bytes())));
-        RequestBody::boxed(Pieces { pieces: pieces.iter().map(frame).collect(), length })
+        RequestBody::boxed(Pieces {
+            pieces: pieces.iter().map(frame).collect(),
+            length,
+        })
     }
 
     /// What a server reads of `body`, behind the head `H`, until the gateway's end is closed.
     async fn written(body: RequestBody) -> (String, Result<(), PumpError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
-        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let near = TcpStream::connect(listener.local_addr().expect("an address"))
+            .await
+            .expect("a connection");
         let (mut far, _) = listener.accept().await.expect("a peer");
         let read = async {
             let mut all = String::new();
@@ -325,8 +341,14 @@ mod tests {
             (RequestBody::Full(Bytes::from_static(b"abc")), "Habc".to_owned()),
             (body(Some(3), &["a", "", "bc"]), "Habc".to_owned()),
             (body(None, &[]), "H0\r\n\r\n".to_owned()),
-            (body(None, &["a", "", "bc"]), "H1\r\na\r\n2\r\nbc\r\n0\r\n\r\n".to_owned()),
-            (body(None, &["a", long, "b"]), format!("H1\r\na\r\n2001\r\n{long}\r\n1\r\nb\r\n0\r\n\r\n")),
+            (
+                body(None, &["a", "", "bc"]),
+                "H1\r\na\r\n2\r\nbc\r\n0\r\n\r\n".to_owned(),
+            ),
+            (
+                body(None, &["a", long, "b"]),
+                format!("H1\r\na\r\n2001\r\n{long}\r\n1\r\nb\r\n0\r\n\r\n"),
+            ),
             (body(None, &[long]), format!("H2001\r\n{long}\r\n0\r\n\r\n")),
         ] {
             let (bytes, result) = written(body).await;
@@ -339,7 +361,11 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-t", ::http::HeaderValue::from_static("v"));
         let pieces = [Ok(Frame::data(Bytes::from_static(b"a"))), Ok(Frame::trailers(trailers))];
-        let (bytes, _) = written(RequestBody::boxed(Pieces { pieces: pieces.into(), length: None })).await;
+        let (bytes, _) = written(RequestBody::boxed(Pieces {
+            pieces: pieces.into(),
+            length: None,
+        }))
+        .await;
         assert_eq!(bytes, "H1\r\na\r\n0\r\n\r\n");
     }
 
@@ -347,9 +373,15 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_fails_or_breaks_its_length_is_never_ended() {
         let failing = [Ok(Frame::data(Bytes::from_static(b"a"))), Err(BodyError::Timeout)];
-        let failing = RequestBody::boxed(Pieces { pieces: failing.into(), length: None });
-        for (body, longest) in [(failing, "H1\r\na\r\n"), (body(Some(3), &["ab"]), "Hab"), (body(Some(3), &["abc", "d"]), "Habc")]
-        {
+        let failing = RequestBody::boxed(Pieces {
+            pieces: failing.into(),
+            length: None,
+        });
+        for (body, longest) in [
+            (failing, "H1\r\na\r\n"),
+            (body(Some(3), &["ab"]), "Hab"),
+            (body(Some(3), &["abc", "d"]), "Habc"),
+        ] {
             let (bytes, result) = written(body).await;
             assert!(matches!(result, Err(PumpError::Body(_))), "{result:?}");
             assert!(longest.starts_with(&bytes), "{bytes}");
@@ -368,7 +400,10 @@ mod tests {
         assert!(touched.restart(Vec::new()).is_err());
         let mut unsent = fresh(body(Some(3), &["abc"]));
         unsent.touched = true;
-        assert!(unsent.restart(Vec::new()).is_ok(), "what was read still waits to be written");
+        assert!(
+            unsent.restart(Vec::new()).is_ok(),
+            "what was read still waits to be written"
+        );
     }
 
     #[test]

@@ -42,8 +42,19 @@ async fn pair() -> Pair {
     let near = TcpStream::connect(address).await.expect("a connection");
     let (far, _) = listener.accept().await.expect("a peer");
     let deadlines = Deadlines::new();
-    let options = SendOptions { upgrading: false, header_timeout: Duration::ZERO, deadlines: Rc::clone(&deadlines) };
-    Pair { pools: Pools::new(deadlines), server: fixture(address.port()), near, far, options }
+    let options = SendOptions {
+        upgrading: false,
+        header_timeout: Duration::ZERO,
+        interim: None,
+        deadlines: Rc::clone(&deadlines),
+    };
+    Pair {
+        pools: Pools::new(deadlines),
+        server: fixture(address.port()),
+        near,
+        far,
+        options,
+    }
 }
 
 fn pump(method: &Method, body: RequestBody) -> Pump {
@@ -55,7 +66,13 @@ fn pump(method: &Method, body: RequestBody) -> Pump {
 
 /// Sends a request with `body` to a server that reads it whole, says `script`, and closes if `close`.
 async fn exchange(method: Method, body: RequestBody, script: &[u8], close: bool) -> Result<Told, SendError> {
-    let Pair { pools, server, near, mut far, options } = pair().await;
+    let Pair {
+        pools,
+        server,
+        near,
+        mut far,
+        options,
+    } = pair().await;
     let ticket = Ticket::new(Rc::clone(&pools), server);
     far.write_all(script).await.expect("room");
     if close {
@@ -63,8 +80,13 @@ async fn exchange(method: Method, body: RequestBody, script: &[u8], close: bool)
     }
     let wire = Box::new(Wire::new(Stream::Plain(near)));
     let answer = send(wire, &method, pump(&method, body), ticket, &options).await?;
-    let Answer::Response(head, mut body) = answer else { panic!("an upgrade") };
-    let mut told = Told { status: head.status.as_u16(), ..Told::default() };
+    let Answer::Response(head, mut body) = answer else {
+        panic!("an upgrade")
+    };
+    let mut told = Told {
+        status: head.status.as_u16(),
+        ..Told::default()
+    };
     while let Some(frame) = body.frame().await {
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) => told.body.push_str(std::str::from_utf8(&data).expect("text")),
@@ -81,7 +103,9 @@ async fn exchange(method: Method, body: RequestBody, script: &[u8], close: bool)
 }
 
 async fn get(script: &str) -> Told {
-    exchange(Method::GET, RequestBody::Empty, script.as_bytes(), false).await.expect(script)
+    exchange(Method::GET, RequestBody::Empty, script.as_bytes(), false)
+        .await
+        .expect(script)
 }
 
 #[tokio::test]
@@ -89,13 +113,26 @@ async fn an_answer_ends_where_its_framing_says_and_its_connection_is_kept() {
     for (script, body) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "abc"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", "abc"),
-        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", "a"),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+            "abc",
+        ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+            "a",
+        ),
     ] {
         let told = get(script).await;
-        assert_eq!((told.status, told.body.as_str(), told.broken, told.idle), (200, body, false, 1), "{script}");
+        assert_eq!(
+            (told.status, told.body.as_str(), told.broken, told.idle),
+            (200, body, false, 1),
+            "{script}"
+        );
     }
-    for script in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"] {
+    for script in [
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+    ] {
         assert_eq!(get(script).await.idle, 1, "{script}");
     }
 }
@@ -111,19 +148,31 @@ async fn bytes_behind_an_answer_never_reach_the_next_request() {
         assert_eq!(get(script).await.idle, 0, "{script}");
     }
     let script = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-    let head = exchange(Method::HEAD, RequestBody::Empty, script, false).await.expect("an answer");
+    let head = exchange(Method::HEAD, RequestBody::Empty, script, false)
+        .await
+        .expect("an answer");
     assert_eq!((head.body.as_str(), head.idle), ("", 0));
 }
 
 #[tokio::test]
 async fn a_connection_that_says_close_or_is_ambiguous_is_not_kept() {
     for (script, body) in [
-        ("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na", "a"),
+        (
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na",
+            "a",
+        ),
         ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na", "a"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", "a"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+            "a",
+        ),
     ] {
         let told = get(script).await;
-        assert_eq!((told.body.as_str(), told.broken, told.idle), (body, false, 0), "{script}");
+        assert_eq!(
+            (told.body.as_str(), told.broken, told.idle),
+            (body, false, 0),
+            "{script}"
+        );
     }
     let until_close = exchange(Method::GET, RequestBody::Empty, b"HTTP/1.1 200 OK\r\n\r\nall", true).await;
     let told = until_close.expect("an answer");
@@ -138,8 +187,13 @@ async fn a_cut_body_is_an_error_and_no_end() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabc",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX",
     ] {
-        let told = exchange(Method::GET, RequestBody::Empty, script.as_bytes(), true).await.expect(script);
-        assert!(told.broken && told.body == "abc" && told.idle == 0, "{script}: {told:?}");
+        let told = exchange(Method::GET, RequestBody::Empty, script.as_bytes(), true)
+            .await
+            .expect(script);
+        assert!(
+            told.broken && told.body == "abc" && told.idle == 0,
+            "{script}: {told:?}"
+        );
     }
 }
 
@@ -154,11 +208,17 @@ async fn trailers_come_through() {
 async fn what_is_no_answer_is_told_apart() {
     let garbage = exchange(Method::GET, RequestBody::Empty, b"<html>\r\n\r\n", false).await;
     assert!(matches!(garbage, Err(SendError::Garbage(_))), "{garbage:?}");
-    for script in ["HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Le"] {
+    for script in [
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Le",
+    ] {
         let protocol = exchange(Method::GET, RequestBody::Empty, script.as_bytes(), true).await;
-        assert!(matches!(protocol, Err(SendError::Protocol(_))), "{script}: {protocol:?}");
+        assert!(
+            matches!(protocol, Err(SendError::Protocol(_))),
+            "{script}: {protocol:?}"
+        );
     }
-    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100);
+    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2000);
     let flood = exchange(Method::GET, RequestBody::Empty, flood.as_bytes(), false).await;
     assert!(matches!(flood, Err(SendError::Protocol(_))), "{flood:?}");
     let closed = exchange(Method::GET, RequestBody::Empty, b"", true).await;
@@ -169,7 +229,9 @@ async fn what_is_no_answer_is_told_apart() {
 #[tokio::test]
 async fn an_early_answer_counts() {
     let script = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 2\r\n\r\nno";
-    let told = exchange(Method::POST, RequestBody::boxed(Never), script, false).await.expect("an answer");
+    let told = exchange(Method::POST, RequestBody::boxed(Never), script, false)
+        .await
+        .expect("an answer");
     assert_eq!((told.status, told.body.as_str(), told.idle), (413, "no", 0));
 }
 
