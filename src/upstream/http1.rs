@@ -20,6 +20,8 @@ use crate::listen::deadline::Deadlines;
 
 /// First room for an answer: a head and a small body arrive with one read.
 pub const FIRST_READ: usize = 16 * 1024;
+/// Most interim answers (1xx) before the final one: a server that sends nothing else would keep a worker busy for ever.
+const MAX_INTERIM: u32 = 64;
 
 /// A connection that speaks HTTP/1.1.
 #[derive(Debug)]
@@ -95,10 +97,10 @@ pub async fn send(
     ticket: Ticket,
     options: &SendOptions,
 ) -> Result<Answer, SendError> {
-    let mut up = Up::Going;
+    let mut state = State { up: Up::Going, interim: 0 };
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut up, method, options.upgrading);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut state, method, options.upgrading);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -118,10 +120,17 @@ pub async fn send(
             }
             Ok(Answer::Upgraded(head.parts, wire))
         }
-        Ok(head) => Ok(answer(head, wire, pump, &up, ticket)),
+        Ok(head) => Ok(answer(head, wire, pump, &state.up, ticket)),
         Err(Failure::Closed(error)) => Err(SendError::Closed { error, pump: Box::new(pump) }),
         Err(Failure::Send(error)) => Err(error),
     }
+}
+
+/// What is known of an exchange before its answer's head is complete.
+struct State {
+    up: Up,
+    /// Interim answers so far.
+    interim: u32,
 }
 
 /// The state of the way up.
@@ -140,7 +149,7 @@ fn poll_head(
     cx: &mut Context<'_>,
     wire: &mut Wire,
     pump: &mut Pump,
-    up: &mut Up,
+    State { up, interim }: &mut State,
     method: &Method,
     upgrading: bool,
 ) -> Poll<Result<Head, Failure>> {
@@ -177,6 +186,10 @@ fn poll_head(
                         } else {
                             Err(Failure::Send(SendError::Protocol("101 before the request's end".into())))
                         });
+                    }
+                    *interim += 1;
+                    if *interim > MAX_INTERIM {
+                        return Poll::Ready(Err(Failure::Send(SendError::Protocol("too many interim answers".into()))));
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
