@@ -14,6 +14,7 @@ pub mod local;
 pub mod sanitise;
 pub mod serve;
 pub mod served;
+pub mod stream;
 pub mod target;
 pub mod tunnel;
 pub mod worker;

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::Listeners;
 use crate::compile::Context;
@@ -123,15 +124,28 @@ fn worker(start: Start) {
 async fn serve(start: Start) {
     let Start { index, snapshot, stage, loads, handed, metrics, access_log, listeners, alive: _ } = start;
     let worker = Worker::new(index, snapshot, stage, loads, metrics, access_log);
+    let mut tasks = JoinSet::new();
     for (entry_point, listener) in listeners {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), entry_point, listener));
+                tasks.spawn_local(accept::accept(Rc::clone(&worker), entry_point, listener));
             }
             Err(e) => tracing::error!(entry_point = %entry_point.name, "cannot use a listener: {e}"),
         }
     }
-    tokio::task::spawn_local(accept::take_over(Rc::clone(&worker), handed));
-    tokio::task::spawn_local(Rc::clone(&worker).beat());
-    worker.drain().await;
+    tasks.spawn_local(accept::take_over(Rc::clone(&worker), handed));
+    tasks.spawn_local(Rc::clone(&worker).beat());
+    let mut drained = std::pin::pin!(worker.drain());
+    loop {
+        tokio::select! {
+            () = &mut drained => break,
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                // A panic here is not one connection's: without its heartbeat a worker would serve on without deadlines.
+                if ended.is_err() {
+                    tracing::error!(worker = index, "a task that a worker cannot do without ended by a bug");
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
 use super::served::ServedBody;
+use super::stream::Taking;
 use super::worker::Worker;
 use super::{Request, Response, access, error, forwarded, hop_by_hop, sanitise};
 use crate::listen::connection::{ConnState, ConnectionInfo};
@@ -20,7 +21,7 @@ use crate::middleware::Next;
 use crate::observe::metrics::{MethodLabel, ProtocolLabel};
 use crate::rule::{Facts, normalise_host, routing_path};
 
-/// Serves one request of `connection`.
+/// Serves one request of `connection`. `taking` is told when the answer waits for the client, where streams share one.
 ///
 /// # Errors
 /// Never: whatever goes wrong becomes an answer.
@@ -28,6 +29,7 @@ pub async fn serve(
     worker: &Rc<Worker>,
     connection: &Rc<ConnectionInfo>,
     state: &Arc<ConnState>,
+    taking: Option<Rc<Taking>>,
     request: ::http::Request<Incoming>,
 ) -> Result<::http::Response<ServedBody>, Infallible> {
     let mut exchange = Box::new(Exchange::new(Rc::clone(worker), Rc::clone(connection), worker.snapshot()));
@@ -39,7 +41,7 @@ pub async fn serve(
         exchange.log = Some(access::facts(worker, &parts));
     }
     let response = tell(&mut exchange, parts, body).await;
-    Ok(finish(exchange, response, version))
+    Ok(finish(exchange, response, version, taking))
 }
 
 /// From the request's head to the answer's head.
@@ -88,7 +90,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         client_ip: connection.peer.ip(),
     };
     let routers = if connection.tls.is_some() { &plan.secure } else { &plan.plain };
-    let Some(router) = routers.find(&facts) else { return error::not_found() };
+    let Some(router) = routers.find(&facts) else {
+        return error::not_found();
+    };
     let router = Arc::clone(router);
     exchange.router = Some(Arc::clone(&router));
 
@@ -106,7 +110,12 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
-fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> ::http::Response<ServedBody> {
+fn finish(
+    mut exchange: Box<Exchange>,
+    response: Response,
+    version: Version,
+    taking: Option<Rc<Taking>>,
+) -> ::http::Response<ServedBody> {
     let (mut head, body) = response.into_parts();
     exchange.status = head.status.as_u16();
     if version != Version::HTTP_2 {
@@ -124,5 +133,5 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
         super::tunnel::spawn(tunnel, exchange);
         return ::http::Response::from_parts(head, ServedBody::finished());
     }
-    ::http::Response::from_parts(head, ServedBody::new(body, exchange, version))
+    ::http::Response::from_parts(head, ServedBody::new(body, exchange, taking))
 }

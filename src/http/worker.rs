@@ -99,7 +99,7 @@ impl Worker {
     pub fn register(self: &Rc<Self>, state: &Arc<ConnState>, series: EntryPointSeries) -> Registered {
         self.loads.add(self.index);
         self.metrics.connection_opened(series);
-        if *self.stage.borrow() >= Stage::Draining {
+        if self.is_draining() {
             state.drain();
         }
         let key = self.connections.borrow_mut().insert(Arc::clone(state));
@@ -112,10 +112,16 @@ impl Worker {
         TunnelGuard(Rc::clone(self))
     }
 
-    /// Whether nothing runs any more.
+    /// Whether the worker is to accept no more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.stage.borrow() >= Stage::Draining
+    }
+
+    /// Whether nothing runs any more, and no connection is on its way here from another worker.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.connections.borrow().is_empty() && self.tunnels.get() == 0
+        self.connections.borrow().is_empty() && self.tunnels.get() == 0 && self.loads.of(self.index) == 0
     }
 
     /// Ready once the worker is to accept no more.

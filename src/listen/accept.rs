@@ -1,10 +1,11 @@
 //! Accepting connections, also when descriptors run out, and stopping without losing one.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -42,27 +43,36 @@ pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: 
             }
         }
     }
-    // Closing a listener resets the connections in its queue: empty it first.
-    let cx = &mut Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(cx) {
-        place(&worker, &entry_point, socket, peer);
-    }
+    // Closing a listener resets the connections in its queue: empty it first, whatever tokio's budget says.
+    tokio::task::unconstrained(poll_fn(|cx| {
+        loop {
+            match listener.poll_accept(cx) {
+                Poll::Ready(Ok((socket, peer))) => place(&worker, &entry_point, socket, peer),
+                Poll::Ready(Err(e)) if is_about_the_peer(&e) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    }))
+    .await;
 }
 
 /// Takes over what other workers accepted.
 pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
     while let Some(Handed { socket, peer, entry_point }) = handed.recv().await {
-        worker.loads.remove(worker.index);
         match TcpStream::from_std(socket) {
             Ok(socket) => spawn(&worker, &entry_point, socket, peer),
             Err(e) => tracing::error!("cannot take a connection over: {e}"),
         }
+        // It counts twice for a moment rather than not at all.
+        worker.loads.remove(worker.index);
     }
 }
 
 /// The connection goes to the least loaded worker.
 fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
-    let Some(other) = worker.loads.better_than(worker.index) else {
+    // While the workers drain, another one may have ended already.
+    let other = if worker.is_draining() { None } else { worker.loads.better_than(worker.index) };
+    let Some(other) = other else {
         return spawn(worker, entry_point, socket, peer);
     };
     let Ok(socket) = socket.into_std() else { return };

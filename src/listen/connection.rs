@@ -76,12 +76,17 @@ pub struct ConnState {
     verdict: AtomicU8,
     draining: AtomicBool,
     multiplexed: AtomicBool,
+    /// Bytes of an HTTP/2 client's preface so far.
+    greeted: AtomicUsize,
     waker: AtomicWaker,
     header_timeout: u64,
     idle_timeout: u64,
     write_timeout: u64,
     fd: RawFd,
 }
+
+/// Length of HTTP/2's connection preface with the head of the SETTINGS frame that ends it (RFC 9113, 3.4).
+const PREFACE: usize = 24 + 9;
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX / 4)
@@ -103,6 +108,7 @@ impl ConnState {
             verdict: AtomicU8::new(0),
             draining: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
+            greeted: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
             header_timeout,
             idle_timeout: millis(entry_point.idle_timeout),
@@ -111,15 +117,20 @@ impl ConnState {
         })
     }
 
-    /// The connection speaks HTTP/2: it notices by itself when its peer goes.
+    /// The connection speaks HTTP/2: it notices by itself when its peer goes. The deadline for its first head holds until
+    /// its preface is through.
     pub fn set_multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
-        self.set(Phase::Idle, self.idle_timeout);
     }
 
-    /// Bytes arrived: between two requests, they begin a head.
-    pub fn on_read(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 && !self.multiplexed.load(Ordering::Relaxed) {
+    /// `n` bytes arrived: between two requests of HTTP/1, they begin a head.
+    pub fn on_read(&self, n: usize) {
+        let phase = self.phase.load(Ordering::Relaxed);
+        if self.multiplexed.load(Ordering::Relaxed) {
+            if phase == Phase::Head as u8 && self.greeted.fetch_add(n, Ordering::Relaxed) + n >= PREFACE {
+                self.set(Phase::Idle, self.idle_timeout);
+            }
+        } else if phase == Phase::Idle as u8 {
             self.set(Phase::Head, self.header_timeout);
         }
     }
@@ -205,6 +216,11 @@ impl ConnState {
 pub struct Active(Arc<ConnState>);
 
 impl Active {
+    /// The request is answered, and only the rest of its body is still read: a client that closes its side now is not gone.
+    pub fn unwatch(&self) {
+        self.0.active_since.store(0, Ordering::Relaxed);
+    }
+
     /// Whether the connection is to close after this request.
     #[must_use]
     pub fn is_draining(&self) -> bool {

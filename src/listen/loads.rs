@@ -51,6 +51,12 @@ impl Loads {
         self.connections[index].fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Connections of worker `index`, those included that are on their way to it.
+    #[must_use]
+    pub fn of(&self, index: usize) -> usize {
+        self.connections[index].load(Ordering::Relaxed)
+    }
+
     /// Connections of all workers.
     #[must_use]
     pub fn total(&self) -> usize {

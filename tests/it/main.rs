@@ -17,6 +17,7 @@ mod drain;
 mod errors;
 mod forwarding;
 mod framing;
+mod hostile;
 mod limits;
 mod metrics;
 mod ratelimit;
