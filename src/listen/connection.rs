@@ -82,9 +82,15 @@ pub struct ConnState {
     header_timeout: u64,
     idle_timeout: u64,
     write_timeout: u64,
+    /// `lifeCycle.graceTimeOut`
+    grace: u64,
+    /// When the drain's time for this connection is over; 0 is never.
+    drained_by: AtomicU64,
     fd: RawFd,
 }
 
+/// Longest wait for the rest of a head once the drain has begun, in milliseconds.
+const DRAINING_HEAD: u64 = 2_000;
 /// Length of HTTP/2's connection preface with the head of the SETTINGS frame that ends it (RFC 9113, 3.4).
 const PREFACE: usize = 24 + 9;
 
@@ -113,6 +119,8 @@ impl ConnState {
             header_timeout,
             idle_timeout: millis(entry_point.idle_timeout),
             write_timeout: millis(entry_point.write_timeout),
+            grace: millis(entry_point.life_cycle.grace_time_out),
+            drained_by: AtomicU64::new(0),
             fd,
         })
     }
@@ -179,9 +187,19 @@ impl ConnState {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to close after what it is doing.
+    /// Asks the connection to close after what it is doing, within its entry point's grace time. One whose client has
+    /// not finished a head must hurry: a connection that is merely open would hold the drain up to its end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        let now = self.clock.now();
+        if self.grace != 0 {
+            self.drained_by.store(now.saturating_add(self.grace), Ordering::Relaxed);
+        }
+        if self.phase.load(Ordering::Relaxed) == Phase::Head as u8 {
+            let deadline = self.deadline.load(Ordering::Relaxed);
+            let hurried = now.saturating_add(DRAINING_HEAD);
+            self.deadline.store(if deadline == 0 { hurried } else { deadline.min(hurried) }, Ordering::Relaxed);
+        }
         self.waker.wake();
     }
 
@@ -196,6 +214,10 @@ impl ConnState {
         let now = self.clock.now();
         let deadline = self.deadline.load(Ordering::Relaxed);
         let stalled = self.stalled_since.load(Ordering::Relaxed);
+        let drained_by = self.drained_by.load(Ordering::Relaxed);
+        if drained_by != 0 && now >= drained_by {
+            return self.end(Verdict::Aborted);
+        }
         let late = deadline != 0 && now >= deadline;
         if late || (stalled != 0 && self.idle_timeout != 0 && now >= stalled.saturating_add(self.idle_timeout)) {
             self.end(Verdict::Late);

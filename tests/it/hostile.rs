@@ -214,3 +214,34 @@ fn sigterm_with_hundreds_of_connections_in_the_accept_queue() {
     }
     assert_eq!(gateway.wait().code(), Some(0));
 }
+
+#[test]
+fn a_connection_that_never_spoke_does_not_hold_up_the_end() {
+    only_gantry!();
+    let backend = Backend::start();
+    let mut gateway = gateway().to(&backend).run();
+    let _silent = gateway.client();
+    let _tls = TcpStream::connect(gateway.websecure()).unwrap();
+    gateway.get("/").send().assert_status(200);
+    let start = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
+
+#[test]
+fn each_entry_point_has_its_own_grace_time() {
+    only_gantry!();
+    let backend = Backend::start();
+    let mut gateway = gateway()
+        .to(&backend)
+        .web("transport: {lifeCycle: {graceTimeOut: 500ms}}")
+        .run();
+    let mut client = gateway.client();
+    client.send("GET /?delay=60000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eventually!(backend.count() == 1);
+    let start = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
