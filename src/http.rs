@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod local;
+pub mod present;
 pub mod sanitise;
 pub mod serve;
 pub mod served;

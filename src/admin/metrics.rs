@@ -13,7 +13,9 @@ use crate::observe::metrics::{Metrics, negotiate};
 pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = error::status_text(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok());
@@ -22,7 +24,9 @@ pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
     match tokio::task::spawn_blocking(move || metrics.render(format, Instant::now())).await {
         Ok(text) => {
             let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
             response
         }
         Err(e) => {

@@ -146,7 +146,11 @@ impl<'a> Decoder<'a> {
 
     /// A value of the wrong type.
     pub fn wrong(&mut self, node: &Node, expected: &str) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(), node.describe());
+        let what = match self.name() {
+            "" => "the file".to_owned(),
+            name => format!("`{name}`"),
+        };
+        let message = format!("{what} must be {expected}, not {}", node.describe());
         let diagnostic = self.diagnostic(Severity::Error, node.span.clone(), message, Some(mend(node, expected)));
         self.report(diagnostic);
     }
@@ -301,7 +305,11 @@ impl<'a> Decoder<'a> {
                     // The same spelling twice is refused by the YAML reader. Two spellings are Traefik's case: both
                     // are read, and the later one wins where they disagree.
                     let message = format!("`{}` stands here again: keys match in any letter case", entry.key);
-                    self.warn(entry.key_span.clone(), message, "keep one of the two: the later one wins");
+                    self.warn(
+                        entry.key_span.clone(),
+                        message,
+                        "keep one of the two: the later one wins",
+                    );
                     found.entries.push((key, entry));
                 }
                 Some(key) => found.entries.push((key, entry)),

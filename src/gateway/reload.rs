@@ -16,7 +16,7 @@ use crate::diag::Diagnostic;
 use crate::observe::log::LIFECYCLE;
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
-use crate::provider::{Event, Reason, SourceFile};
+use crate::provider::{Event, Problem, Reason, SourceFile};
 use crate::service::health::Prober;
 
 /// What is wrong in a file.
@@ -51,15 +51,24 @@ impl Reloader {
             None => Vec::new(),
             Some(provider) => {
                 let event = provider.load().map_err(|problems| {
-                    let text: Vec<String> = problems.iter().map(|p| format!("error: {p}")).collect();
-                    anyhow::anyhow!("{}", text.join("\n"))
+                    let text =
+                        |p: &Problem| format!("error: {}: {}\n  = help: {}", p.path.display(), p.message, p.help);
+                    let text: Vec<String> = problems.iter().map(text).collect();
+                    anyhow::anyhow!("{}", text.join("\n\n"))
                 })?;
                 event.files
             }
         };
         let (merged, failures) = reloader.decode(&files);
         if !failures.is_empty() {
-            anyhow::bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
+            anyhow::bail!(
+                "{}",
+                failures
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n\n")
+            );
         }
         let compiled = reloader.compile(&merged);
         Ok((reloader, compiled))
@@ -141,7 +150,11 @@ impl Reloader {
     fn decode(&mut self, files: &[SourceFile]) -> (Merged, Vec<Failure>) {
         let outcome = self.files.apply(files, |name, text| {
             let decoded = config::decode_dynamic(name, text);
-            for diagnostic in decoded.diagnostics.iter().filter(|d| !d.is_error() || d.object.is_some()) {
+            for diagnostic in decoded
+                .diagnostics
+                .iter()
+                .filter(|d| !d.is_error() || d.object.is_some())
+            {
                 report(diagnostic);
             }
             if decoded.is_usable() {

@@ -75,7 +75,11 @@ impl Workers {
                 .spawn(move || worker(start))
                 .context("cannot start a worker thread")?;
         }
-        Ok(Self { stage, alive, running: count })
+        Ok(Self {
+            stage,
+            alive,
+            running: count,
+        })
     }
 
     /// Tells every worker what to do.
@@ -111,7 +115,10 @@ impl Drop for Farewell {
 
 fn worker(start: Start) {
     let _farewell = Farewell(start.alive.clone());
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let runtime = match Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!("cannot start the runtime of a worker: {e}");
@@ -122,7 +129,17 @@ fn worker(start: Start) {
 }
 
 async fn serve(start: Start) {
-    let Start { index, snapshot, stage, loads, handed, metrics, access_log, listeners, alive: _ } = start;
+    let Start {
+        index,
+        snapshot,
+        stage,
+        loads,
+        handed,
+        metrics,
+        access_log,
+        listeners,
+        alive: _,
+    } = start;
     let worker = Worker::new(index, snapshot, stage, loads, metrics, access_log);
     let mut tasks = JoinSet::new();
     for (entry_point, listener) in listeners {

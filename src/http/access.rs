@@ -12,7 +12,10 @@ use crate::observe::access_log::{Entry, Origin, Service, Tls};
 /// What the log wants of a request, before anything changes it.
 #[must_use]
 pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
-    let keep_headers = worker.access_log.as_ref().is_some_and(|log| log.borrow().wants_headers());
+    let keep_headers = worker
+        .access_log
+        .as_ref()
+        .is_some_and(|log| log.borrow().wants_headers());
     let host = request.headers.get(::http::header::HOST).and_then(|h| h.to_str().ok());
     let host = host.or_else(|| request.uri.authority().map(|a| a.as_str()));
     Box::new(LogFacts {
@@ -20,7 +23,11 @@ pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
         target: request.uri.clone(),
         host: host.unwrap_or_default().to_owned(),
         version: version(request.version),
-        request_headers: if keep_headers { request.headers.clone() } else { Default::default() },
+        request_headers: if keep_headers {
+            request.headers.clone()
+        } else {
+            Default::default()
+        },
         keep_headers,
         ..LogFacts::default()
     })
@@ -43,15 +50,22 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
     }
     let connection = &exchange.connection;
     let upstream = exchange.upstream.as_ref();
-    let service = upstream.and_then(|u| u.server.as_ref().map(|server| (u, server))).map(|(u, server)| Service {
-        name: &u.balancer.name,
-        url: &server.url,
-        addr: server.authority.to_str().unwrap_or_default(),
-    });
+    let service = upstream
+        .and_then(|u| u.server.as_ref().map(|server| (u, server)))
+        .map(|(u, server)| Service {
+            name: &u.balancer.name,
+            url: &server.url,
+            addr: server.authority.to_str().unwrap_or_default(),
+        });
     let headers = |map| facts.keep_headers.then_some(map);
-    let path = facts.target.path_and_query().map_or(facts.target.path(), |p| p.as_str());
+    let path = facts
+        .target
+        .path_and_query()
+        .map_or(facts.target.path(), |p| p.as_str());
     log.borrow_mut().log(&Entry {
-        start: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        start: SystemTime::now()
+            .checked_sub(duration)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         duration,
         client_addr: &connection.peer_address,
         client_host: None,
@@ -74,7 +88,11 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
             duration: origin.duration,
             headers: headers(&facts.origin_headers),
         }),
-        tls: connection.tls.as_ref().map(|tls| Tls { version: tls.version, cipher: tls.cipher, client_subject: None }),
+        tls: connection.tls.as_ref().map(|tls| Tls {
+            version: tls.version,
+            cipher: tls.cipher,
+            client_subject: None,
+        }),
         request_headers: headers(&facts.request_headers),
         response_headers: headers(&facts.downstream_headers),
     });

@@ -33,30 +33,37 @@ const IDENTITY: [&str; 11] = [
 ];
 
 /// Whether `name`, with `_` read as `-`, is one of the fields that tell a backend who the client is.
-fn is_identity(name: &str) -> bool {
-    let bytes = name.as_bytes();
+pub(super) fn is_identity(bytes: &[u8]) -> bool {
     if bytes.len() < 9 || bytes[0] != b'x' || !matches!(bytes[1], b'-' | b'_') {
         return false;
     }
     IDENTITY.iter().any(|known| {
-        known.len() == bytes.len() && known.bytes().zip(bytes).all(|(k, &b)| k == if b == b'_' { b'-' } else { b })
+        known.len() == bytes.len()
+            && known
+                .bytes()
+                .zip(bytes)
+                .all(|(k, &b)| k == if b == b'_' { b'-' } else { b })
     })
 }
 
-/// Drops what an untrusted client says about itself, in both spellings.
+/// Drops what an untrusted client says about itself, in both spellings. Worth the call only where there is some.
 pub fn drop_untrusted(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| is_identity(name.as_str())) {
-        return;
-    }
-    let names: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name.as_str())).cloned().collect();
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_identity(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
 }
 
-/// Fills in what is missing. `upgrade` is the protocol that the client asks to switch to.
-pub fn fill_in(headers: &mut HeaderMap, connection: &ConnectionInfo, upgrade: Option<&HeaderValue>) {
-    let missing = |headers: &HeaderMap, name: &HeaderName| headers.get(name).is_none_or(HeaderValue::is_empty);
+/// Fills in what is missing. `upgrade` is the protocol that the client asks to switch to; `blank` says that the request
+/// has none of these fields.
+pub fn fill_in(headers: &mut HeaderMap, connection: &ConnectionInfo, upgrade: Option<&HeaderValue>, blank: bool) {
+    let missing = |headers: &HeaderMap, name: &HeaderName| blank || headers.get(name).is_none_or(HeaderValue::is_empty);
+    // Six fields, X-Forwarded-For among them: the map grows once.
+    headers.reserve(6);
     if missing(headers, &REAL_IP) {
         headers.insert(REAL_IP, connection.peer_text.clone());
     }
@@ -75,7 +82,11 @@ pub fn fill_in(headers: &mut HeaderMap, connection: &ConnectionInfo, upgrade: Op
     let host = headers.get(header::HOST).cloned();
     if missing(headers, &PORT) {
         let port = host.as_ref().and_then(port_of).unwrap_or_else(|| {
-            let proto = headers.get(PROTO).map(HeaderValue::as_bytes);
+            let proto = if blank {
+                None
+            } else {
+                headers.get(PROTO).map(HeaderValue::as_bytes)
+            };
             let secure = connection.tls.is_some() || matches!(proto, Some(b"https" | b"wss"));
             HeaderValue::from_static(if secure { "443" } else { "80" })
         });
@@ -97,7 +108,10 @@ pub fn append_peer(headers: &mut HeaderMap, connection: &ConnectionInfo) {
         return;
     };
     let mut joined = first.as_bytes().to_vec();
-    for line in lines.map(HeaderValue::as_bytes).chain([connection.peer_text.as_bytes()]) {
+    for line in lines
+        .map(HeaderValue::as_bytes)
+        .chain([connection.peer_text.as_bytes()])
+    {
         joined.extend_from_slice(b", ");
         joined.extend_from_slice(line);
     }
@@ -120,11 +134,23 @@ mod tests {
 
     #[test]
     fn identity_is_known_in_both_spellings() {
-        for name in ["x-forwarded-for", "x_forwarded_for", "x-forwarded_proto", "x_real_ip", "x-real-ip"] {
-            assert!(is_identity(name), "{name}");
+        for name in [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_real_ip",
+            "x-real-ip",
+        ] {
+            assert!(is_identity(name.as_bytes()), "{name}");
         }
-        for name in ["x-forwarded-other", "forwarded", "x-real", "y-forwarded-for", "x_auth_user"] {
-            assert!(!is_identity(name), "{name}");
+        for name in [
+            "x-forwarded-other",
+            "forwarded",
+            "x-real",
+            "y-forwarded-for",
+            "x_auth_user",
+        ] {
+            assert!(!is_identity(name.as_bytes()), "{name}");
         }
     }
 }

@@ -18,20 +18,27 @@ const ALWAYS: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Whether a name is one of the fixed list; told by its length and first letter before it is compared.
-fn is_listed(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    matches!(text.as_bytes()[0], b'c' | b'k' | b'p' | b't' | b'u') && ALWAYS.iter().any(|n| n == name)
+/// Whether a name, in lower case, is one of the fixed list.
+pub(super) fn is_listed(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+    )
 }
 
-/// Takes the hop-by-hop fields out of a request, except Connection-named ones in `keep`; gives the protocol of a real
+/// Takes the hop-by-hop fields out of a request that has some, except Connection-named ones in `keep`; gives the protocol of a real
 /// upgrade. Runs before Gantry adds its own fields, so that a client cannot name those.
 ///
 /// Trailer is kept: it travels with chunked requests, as at Traefik.
 pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<HeaderValue> {
-    if !headers.keys().any(is_listed) {
-        return None;
-    }
     let mut named = Vec::new();
     let mut upgrading = false;
     for value in headers.get_all(header::CONNECTION) {
@@ -43,7 +50,11 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
             }
         }
     }
-    let upgrade = headers.get(header::UPGRADE).filter(|_| upgrading).filter(|p| is_protocol(p)).cloned();
+    let upgrade = headers
+        .get(header::UPGRADE)
+        .filter(|_| upgrading)
+        .filter(|p| is_protocol(p))
+        .cloned();
     let trailers = headers.get_all(header::TE).iter().any(|v| has_token(v, "trailers"));
     for name in named {
         if name != header::UPGRADE && !is_forwarded(&name) && !keep.contains(&name) {
@@ -63,7 +74,7 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
 
 /// Takes the hop-by-hop fields out of an answer.
 pub fn strip_response(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_listed) {
+    if !headers.keys().any(|name| is_listed(name.as_str().as_bytes())) {
         return;
     }
     let named: Vec<HeaderName> = headers
@@ -87,7 +98,9 @@ fn is_protocol(value: &HeaderValue) -> bool {
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
-    value.to_str().is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+    value
+        .to_str()
+        .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
 }
 
 /// Fields that Gantry sets; Connection cannot take them away (reference, C3).
@@ -102,7 +115,10 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"));
+            headers.append(
+                HeaderName::try_from(*name).expect("a name"),
+                HeaderValue::try_from(*value).expect("a value"),
+            );
         }
         headers
     }
@@ -124,7 +140,10 @@ mod tests {
 
     #[test]
     fn connection_cannot_name_what_gantry_sets() {
-        let mut headers = map(&[("connection", "X-Forwarded-For, X-Real-Ip, Authorization"), ("authorization", "s")]);
+        let mut headers = map(&[
+            ("connection", "X-Forwarded-For, X-Real-Ip, Authorization"),
+            ("authorization", "s"),
+        ]);
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         strip_request(&mut headers, &[]);
         assert_eq!(headers, map(&[("x-forwarded-for", "1.2.3.4")]));
@@ -133,8 +152,14 @@ mod tests {
     #[test]
     fn a_real_upgrade_is_told_and_h2c_is_not_one() {
         let upgrade = |fields: &[(&str, &str)]| strip_request(&mut map(fields), &[]);
-        assert_eq!(upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).expect("one"), "websocket");
+        assert_eq!(
+            upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).expect("one"),
+            "websocket"
+        );
         assert_eq!(upgrade(&[("upgrade", "websocket")]), None);
-        assert_eq!(upgrade(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), None);
+        assert_eq!(
+            upgrade(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]),
+            None
+        );
     }
 }

@@ -7,6 +7,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, he
 
 use super::Response;
 use super::error;
+use super::present::Present;
 use super::target::Refused;
 use crate::config::static_config::UnderscoreHeaders;
 use crate::listen::entry_point::EntryPoint;
@@ -18,7 +19,11 @@ const MAX_FIELDS: usize = 512;
 ///
 /// # Errors
 /// The answer, where the request is refused. Answers without a body, as Go's server gives them.
-pub fn sanitise(request: &mut ::http::request::Parts, entry_point: &EntryPoint) -> Result<(), Box<Response>> {
+pub fn sanitise(
+    request: &mut ::http::request::Parts,
+    entry_point: &EntryPoint,
+    present: Present,
+) -> Result<(), Box<Response>> {
     let http2 = request.version == Version::HTTP_2;
     if http2 && request.headers.len() > MAX_FIELDS {
         return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
@@ -26,23 +31,32 @@ pub fn sanitise(request: &mut ::http::request::Parts, entry_point: &EntryPoint) 
     if request.method == Method::CONNECT {
         return refuse(StatusCode::METHOD_NOT_ALLOWED);
     }
-    host(request)?;
+    host(request, present)?;
     if request.uri.path() == "*" {
         // RFC 9110, 9.3.7: it asks the server itself.
-        return refuse(if request.method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST });
+        return refuse(if request.method == Method::OPTIONS {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        });
     }
-    codings(&request.headers, http2)?;
+    if present.has(Present::TRANSFER_ENCODING) {
+        codings(&request.headers, http2)?;
+    }
     target(request, entry_point)?;
-    underscores(&mut request.headers, entry_point.underscores)?;
-    if let Some(expect) = request.headers.remove(header::EXPECT)
+    if present.has(Present::UNDERSCORE) {
+        underscores(&mut request.headers, entry_point.underscores)?;
+    }
+    if present.has(Present::EXPECT)
+        && let Some(expect) = request.headers.remove(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return refuse(StatusCode::EXPECTATION_FAILED);
     }
-    if request.headers.get(header::USER_AGENT).is_some_and(HeaderValue::is_empty) {
+    if present.has(Present::EMPTY_USER_AGENT) {
         request.headers.remove(header::USER_AGENT);
     }
-    if http2 {
+    if http2 && present.has(Present::COOKIE) {
         join_crumbs(&mut request.headers);
     }
     Ok(())
@@ -53,10 +67,8 @@ fn refuse(status: StatusCode) -> Result<(), Box<Response>> {
 }
 
 /// RFC 9112, 3.2: exactly one Host with HTTP/1.1, and the target's authority before it.
-fn host(request: &mut ::http::request::Parts) -> Result<(), Box<Response>> {
-    let mut hosts = request.headers.get_all(header::HOST).iter();
-    let (first, more) = (hosts.next(), hosts.next().is_some());
-    if more {
+fn host(request: &mut ::http::request::Parts, present: Present) -> Result<(), Box<Response>> {
+    if present.has(Present::SECOND_HOST) {
         return refuse(StatusCode::BAD_REQUEST);
     }
     let http2 = request.version == Version::HTTP_2;
@@ -65,13 +77,14 @@ fn host(request: &mut ::http::request::Parts) -> Result<(), Box<Response>> {
             return refuse(StatusCode::BAD_REQUEST);
         }
         // RFC 9113, 8.3.1: :authority and Host must not differ.
+        let first = request.headers.get(header::HOST);
         if http2 && first.is_some_and(|h| !h.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
             return refuse(StatusCode::BAD_REQUEST);
         }
         if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
             request.headers.insert(header::HOST, value);
         }
-    } else if first.is_none() && matches!(request.version, Version::HTTP_11 | Version::HTTP_2) {
+    } else if !present.has(Present::HOST) && matches!(request.version, Version::HTTP_11 | Version::HTTP_2) {
         return refuse(StatusCode::BAD_REQUEST);
     }
     match request.headers.get(header::HOST) {
@@ -129,7 +142,7 @@ fn origin_form(target: PathAndQuery) -> Uri {
 }
 
 fn underscores(headers: &mut HeaderMap, strategy: UnderscoreHeaders) -> Result<(), Box<Response>> {
-    if strategy == UnderscoreHeaders::Keep || !headers.keys().any(|n| n.as_str().contains('_')) {
+    if strategy == UnderscoreHeaders::Keep {
         return Ok(());
     }
     if strategy == UnderscoreHeaders::Reject {

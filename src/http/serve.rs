@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
+use super::present::Present;
 use super::served::ServedBody;
 use super::stream::Taking;
 use super::worker::Worker;
@@ -32,9 +33,14 @@ pub async fn serve(
     taking: Option<Rc<Taking>>,
     request: ::http::Request<Incoming>,
 ) -> Result<::http::Response<ServedBody>, Infallible> {
-    let mut exchange = Box::new(Exchange::new(Rc::clone(worker), Rc::clone(connection), worker.snapshot()));
+    let mut exchange = Box::new(Exchange::new(
+        Rc::clone(worker),
+        Rc::clone(connection),
+        worker.snapshot(),
+    ));
     exchange.active = Some(state.start());
     let (parts, body) = request.into_parts();
+    exchange.takes_interim = parts.version == Version::HTTP_11;
     exchange.method = MethodLabel::of(&parts.method);
     let version = parts.version;
     if worker.access_log.is_some() && connection.entry_point.access_logs {
@@ -53,26 +59,36 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     }
 
     // 1. One form: what is refused before anything is routed.
-    if let Err(answer) = sanitise::sanitise(&mut parts, entry_point) {
+    let present = Present::scan(&parts.headers);
+    if let Err(answer) = sanitise::sanitise(&mut parts, entry_point, present) {
         return *answer;
     }
 
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
-    exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
-    if !entry_point.trust.covers(connection.peer.ip()) {
+    if present.has(Present::HOP_BY_HOP) {
+        exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+    }
+    let told = present.has(Present::IDENTITY);
+    let believed = told && entry_point.trust.covers(connection.peer.ip());
+    if told && !believed {
         forwarded::drop_untrusted(&mut parts.headers);
     }
-    forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref());
+    forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref(), !believed);
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,
+        None if !present.has(Present::STREAMING) => ProtocolLabel::Http,
         _ => ProtocolLabel::of(&parts.headers),
     };
 
     // 3. The router, by the snapshot that this exchange keeps to its end.
     let snapshot = Arc::clone(&exchange.snapshot);
     let plan = &snapshot.entry_points[entry_point.index];
-    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).and_then(normalise_host);
+    let host = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .and_then(normalise_host);
     let host = host.as_deref().unwrap_or_default();
     if let Some(tls) = &connection.tls
         && plan.tls.options_for_host(host) != tls.options_id
@@ -89,7 +105,11 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         query: parts.uri.query(),
         client_ip: connection.peer.ip(),
     };
-    let routers = if connection.tls.is_some() { &plan.secure } else { &plan.plain };
+    let routers = if connection.tls.is_some() {
+        &plan.secure
+    } else {
+        &plan.plain
+    };
     let Some(router) = routers.find(&facts) else {
         return error::not_found();
     };
@@ -106,7 +126,13 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
             Rc::clone(&exchange.worker.deadlines),
         ))),
     };
-    Next::new(&router.middlewares, &router.service).run(Request::from_parts(parts, body), exchange).await
+    let request = Request::from_parts(parts, body);
+    if router.middlewares.is_empty() {
+        return router.service.handle(request, exchange).await;
+    }
+    Next::new(&router.middlewares, &router.service)
+        .run(request, exchange)
+        .await
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
@@ -118,12 +144,17 @@ fn finish(
 ) -> ::http::Response<ServedBody> {
     let (mut head, body) = response.into_parts();
     exchange.status = head.status.as_u16();
+    if let Some(active) = &exchange.active {
+        active.connection().on_answer();
+    }
     if version != Version::HTTP_2 {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         } else if exchange.must_close(&body) {
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {

@@ -29,6 +29,8 @@ pub struct ServedBody {
     exchange: Option<Box<Exchange>>,
     rest: Option<SharedIncoming>,
     taking: Option<Rc<Taking>>,
+    /// An error that waits for what came before it to be written.
+    failed: Option<BodyError>,
 }
 
 impl ServedBody {
@@ -36,7 +38,13 @@ impl ServedBody {
     #[must_use]
     pub fn new(inner: ResponseBody, mut exchange: Box<Exchange>, taking: Option<Rc<Taking>>) -> Self {
         let rest = exchange.client_body.take();
-        let mut body = Self { inner, exchange: Some(exchange), rest, taking };
+        let mut body = Self {
+            inner,
+            exchange: Some(exchange),
+            rest,
+            taking,
+            failed: None,
+        };
         if body.inner.is_end_stream() {
             body.complete();
         } else if let Some(taking) = &body.taking {
@@ -48,7 +56,13 @@ impl ServedBody {
     /// An empty body whose exchange lives on elsewhere.
     #[must_use]
     pub fn finished() -> Self {
-        Self { inner: ResponseBody::Empty, exchange: None, rest: None, taking: None }
+        Self {
+            inner: ResponseBody::Empty,
+            exchange: None,
+            rest: None,
+            taking: None,
+            failed: None,
+        }
     }
 
     fn complete(&mut self) {
@@ -93,9 +107,16 @@ impl Body for ServedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if let Some(taking) = &self.taking {
-            if matches!(polled, Poll::Ready(Some(Ok(_)))) { taking.begin() } else { taking.end() }
+            if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+                taking.begin()
+            } else {
+                taking.end()
+            }
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -106,7 +127,15 @@ impl Body for ServedBody {
                     self.complete();
                 }
             }
-            Poll::Ready(Some(Err(e))) => tracing::debug!("an answer broke off: {e}"),
+            Poll::Ready(Some(Err(e))) => {
+                tracing::debug!("an answer broke off: {e}");
+                // hyper drops what it has not written yet on an error: let it write the head and the part that came.
+                if let Poll::Ready(Some(Err(error))) = polled {
+                    self.failed = Some(error);
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
             Poll::Ready(None) => self.complete(),
             Poll::Pending => {}
         }

@@ -58,7 +58,9 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,7 +105,11 @@ impl Worker {
             state.drain();
         }
         let key = self.connections.borrow_mut().insert(Arc::clone(state));
-        Registered { worker: Rc::clone(self), key, series }
+        Registered {
+            worker: Rc::clone(self),
+            key,
+            series,
+        }
     }
 
     /// Counts a tunnel: it has left hyper's sight and the list of connections.

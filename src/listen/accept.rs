@@ -58,7 +58,12 @@ pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: 
 
 /// Takes over what other workers accepted.
 pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
-    while let Some(Handed { socket, peer, entry_point }) = handed.recv().await {
+    while let Some(Handed {
+        socket,
+        peer,
+        entry_point,
+    }) = handed.recv().await
+    {
         match TcpStream::from_std(socket) {
             Ok(socket) => spawn(&worker, &entry_point, socket, peer),
             Err(e) => tracing::error!("cannot take a connection over: {e}"),
@@ -71,13 +76,24 @@ pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
 /// The connection goes to the least loaded worker.
 fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
     // While the workers drain, another one may have ended already.
-    let other = if worker.is_draining() { None } else { worker.loads.better_than(worker.index) };
+    let other = if worker.is_draining() {
+        None
+    } else {
+        worker.loads.better_than(worker.index)
+    };
     let Some(other) = other else {
         return spawn(worker, entry_point, socket, peer);
     };
     let Ok(socket) = socket.into_std() else { return };
     worker.loads.add(other);
-    if let Err(kept) = worker.loads.hand(other, Handed { socket, peer, entry_point: Arc::clone(entry_point) }) {
+    if let Err(kept) = worker.loads.hand(
+        other,
+        Handed {
+            socket,
+            peer,
+            entry_point: Arc::clone(entry_point),
+        },
+    ) {
         worker.loads.remove(other);
         if let Ok(socket) = TcpStream::from_std(kept.socket) {
             spawn(worker, entry_point, socket, peer);
@@ -87,10 +103,18 @@ fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, 
 
 fn spawn(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
     // A panic ends this task, so this connection, and nothing else.
-    tokio::task::spawn_local(serve_connection(Rc::clone(worker), Arc::clone(entry_point), socket, peer));
+    tokio::task::spawn_local(serve_connection(
+        Rc::clone(worker),
+        Arc::clone(entry_point),
+        socket,
+        peer,
+    ));
 }
 
 fn is_about_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }

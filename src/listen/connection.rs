@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -75,17 +75,21 @@ pub struct ConnState {
     stalled_since: AtomicU64,
     verdict: AtomicU8,
     draining: AtomicBool,
+    /// When the drain ends it; 0 is never.
+    abort_at: AtomicU64,
     multiplexed: AtomicBool,
     /// Bytes of an HTTP/2 client's preface so far.
     greeted: AtomicUsize,
     waker: AtomicWaker,
+    /// An answer's bytes may still be in hyper's buffer.
+    unflushed: AtomicBool,
+    has_interim: AtomicBool,
+    /// Interim answers (1xx) that are to go out before the answer.
+    interim: Mutex<Vec<u8>>,
     header_timeout: u64,
     idle_timeout: u64,
     write_timeout: u64,
-    /// `lifeCycle.graceTimeOut`
     grace: u64,
-    /// When the drain's time for this connection is over; 0 is never.
-    drained_by: AtomicU64,
     fd: RawFd,
 }
 
@@ -103,7 +107,11 @@ impl ConnState {
     #[must_use]
     pub fn new(entry_point: &EntryPoint, clock: Arc<Clock>, fd: RawFd) -> Arc<Self> {
         let header_timeout = millis(entry_point.header_timeout);
-        let deadline = if header_timeout == 0 { 0 } else { clock.now() + header_timeout };
+        let deadline = if header_timeout == 0 {
+            0
+        } else {
+            clock.now() + header_timeout
+        };
         Arc::new(Self {
             clock,
             phase: AtomicU8::new(Phase::Head as u8),
@@ -113,14 +121,17 @@ impl ConnState {
             stalled_since: AtomicU64::new(0),
             verdict: AtomicU8::new(0),
             draining: AtomicBool::new(false),
+            abort_at: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             greeted: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
+            unflushed: AtomicBool::new(false),
+            has_interim: AtomicBool::new(false),
+            interim: Mutex::default(),
             header_timeout,
             idle_timeout: millis(entry_point.idle_timeout),
             write_timeout: millis(entry_point.write_timeout),
             grace: millis(entry_point.life_cycle.grace_time_out),
-            drained_by: AtomicU64::new(0),
             fd,
         })
     }
@@ -154,9 +165,44 @@ impl ConnState {
         }
     }
 
+    /// An answer goes into hyper's buffer.
+    pub fn on_answer(&self) {
+        self.unflushed.store(true, Ordering::Relaxed);
+    }
+
+    /// hyper's buffer is empty.
+    pub fn on_flush(&self) {
+        self.unflushed.store(false, Ordering::Relaxed);
+    }
+
+    /// Queues an interim answer, as bytes, to be written before the answer to the request that runs. It is dropped where
+    /// the answer before it (to a pipelined request) may not be out yet: hyper's buffer cannot be looked into.
+    pub fn push_interim(&self, bytes: &[u8]) {
+        const MOST: usize = 64 * 1024;
+        if self.unflushed.load(Ordering::Relaxed) || self.multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        if interim.len() + bytes.len() <= MOST {
+            interim.extend_from_slice(bytes);
+            self.has_interim.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes what [`Self::push_interim`] queued, if there is some.
+    pub fn take_interim(&self) -> Option<Vec<u8>> {
+        self.has_interim
+            .swap(false, Ordering::Relaxed)
+            .then(|| std::mem::take(&mut *self.interim.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
     fn set(&self, phase: Phase, timeout: u64) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        let at = if timeout == 0 { 0 } else { self.clock.now().saturating_add(timeout) };
+        let at = if timeout == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(timeout)
+        };
         self.deadline.store(at, Ordering::Relaxed);
     }
 
@@ -187,18 +233,23 @@ impl ConnState {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to close after what it is doing, within its entry point's grace time. One whose client has
+    /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins. One whose client has
     /// not finished a head must hurry: a connection that is merely open would hold the drain up to its end.
     pub fn drain(&self) {
+        let at = if self.grace == 0 {
+            0
+        } else {
+            self.clock.now().saturating_add(self.grace)
+        };
+        self.abort_at.store(at, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
-        let now = self.clock.now();
-        if self.grace != 0 {
-            self.drained_by.store(now.saturating_add(self.grace), Ordering::Relaxed);
-        }
         if self.phase.load(Ordering::Relaxed) == Phase::Head as u8 {
             let deadline = self.deadline.load(Ordering::Relaxed);
-            let hurried = now.saturating_add(DRAINING_HEAD);
-            self.deadline.store(if deadline == 0 { hurried } else { deadline.min(hurried) }, Ordering::Relaxed);
+            let hurried = self.clock.now().saturating_add(DRAINING_HEAD);
+            self.deadline.store(
+                if deadline == 0 { hurried } else { deadline.min(hurried) },
+                Ordering::Relaxed,
+            );
         }
         self.waker.wake();
     }
@@ -214,13 +265,13 @@ impl ConnState {
         let now = self.clock.now();
         let deadline = self.deadline.load(Ordering::Relaxed);
         let stalled = self.stalled_since.load(Ordering::Relaxed);
-        let drained_by = self.drained_by.load(Ordering::Relaxed);
-        if drained_by != 0 && now >= drained_by {
-            return self.end(Verdict::Aborted);
-        }
         let late = deadline != 0 && now >= deadline;
         if late || (stalled != 0 && self.idle_timeout != 0 && now >= stalled.saturating_add(self.idle_timeout)) {
             self.end(Verdict::Late);
+        }
+        let abort_at = self.abort_at.load(Ordering::Relaxed);
+        if abort_at != 0 && now >= abort_at {
+            self.end(Verdict::Aborted);
         }
     }
 
@@ -238,9 +289,16 @@ impl ConnState {
 pub struct Active(Arc<ConnState>);
 
 impl Active {
-    /// The request is answered, and only the rest of its body is still read: a client that closes its side now is not gone.
+    /// The request is answered, and only the rest of its body is still read: a client that closes its side now is not
+    /// gone.
     pub fn unwatch(&self) {
         self.0.active_since.store(0, Ordering::Relaxed);
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn connection(&self) -> &Arc<ConnState> {
+        &self.0
     }
 
     /// Whether the connection is to close after this request.

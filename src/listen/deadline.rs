@@ -53,7 +53,11 @@ impl Deadlines {
     /// A clock that starts at 1 ms: 0 means "never".
     #[must_use]
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { start: Instant::now(), clock: Arc::default(), slots: RefCell::new(Slab::new()) })
+        Rc::new(Self {
+            start: Instant::now(),
+            clock: Arc::default(),
+            slots: RefCell::new(Slab::new()),
+        })
     }
 
     /// Milliseconds since the worker started, as of the last sweep.
@@ -72,7 +76,10 @@ impl Deadlines {
     #[must_use]
     pub fn insert(self: &Rc<Self>) -> Deadline {
         let key = self.slots.borrow_mut().insert(Slot::default());
-        Deadline { set: Rc::clone(self), key }
+        Deadline {
+            set: Rc::clone(self),
+            key,
+        }
     }
 
     /// Moves the clock and wakes whoever is late. Called by the worker's sweep.
@@ -109,7 +116,11 @@ impl Deadline {
 
     /// Fires `after` from now.
     pub fn arm_after(&self, after: Duration) {
-        self.arm(self.set.now().saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 4)));
+        self.arm(
+            self.set
+                .now()
+                .saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 4)),
+        );
     }
 
     /// Never fires, until armed again.

@@ -38,7 +38,13 @@ impl Loads {
     #[must_use]
     pub fn new(workers: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (ways, ends) = (0..workers).map(|_| mpsc::channel(HAND_OVER)).unzip();
-        (Arc::new(Self { connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(), ways }), ends)
+        (
+            Arc::new(Self {
+                connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+                ways,
+            }),
+            ends,
+        )
     }
 
     /// A connection of worker `index` began.

@@ -111,8 +111,11 @@ async fn run(
     };
     let info = Rc::new(connection_info(entry_point, peer, tls));
     let io = TokioIo::new(Io::new(socket, Arc::clone(state)));
-    let served =
-        if multiplexed { http2(worker, &info, state, io).await } else { http1(worker, &info, state, io).await };
+    let served = if multiplexed {
+        http2(worker, &info, state, io).await
+    } else {
+        http1(worker, &info, state, io).await
+    };
     served.map_err(io::Error::other)
 }
 
@@ -159,7 +162,10 @@ async fn http1(
     let max_header = entry_point.max_header_bytes.saturating_add(HEADER_SLACK);
     let mut builder = http1::Builder::new();
     // The deadlines are ours: one sweep for all instead of a timer per head.
-    builder.header_read_timeout(None).max_header_size(max_header).max_buf_size(MAX_BUFFER.max(max_header));
+    builder
+        .header_read_timeout(None)
+        .max_header_size(max_header)
+        .max_buf_size(MAX_BUFFER.max(max_header));
     let service = service_fn(|request| serve(worker, info, state, None, request));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut told = false;

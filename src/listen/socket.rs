@@ -15,10 +15,15 @@ const BACKLOG: i32 = 4096;
 pub fn resolve(address: &str) -> io::Result<SocketAddr> {
     use std::net::ToSocketAddrs as _;
     if let Some(port) = address.strip_prefix(':') {
-        let port = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a port"))?;
+        let port = port
+            .parse()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a port"))?;
         return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
-    address.to_socket_addrs()?.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+    address
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
 
 /// Opens `count` sockets on one address. Unless `shared`, the address must not be in use by anybody.
@@ -28,9 +33,11 @@ pub fn resolve(address: &str) -> io::Result<SocketAddr> {
 pub fn listen(address: SocketAddr, count: usize, shared: bool) -> io::Result<Vec<TcpListener>> {
     match open(address, count, shared) {
         // A machine without IPv6: every address means every IPv4 address then.
-        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => {
-            open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), count, shared)
-        }
+        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => open(
+            SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()),
+            count,
+            shared,
+        ),
         other => other,
     }
 }

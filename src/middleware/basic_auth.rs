@@ -75,12 +75,15 @@ fn load_users(config: &Config, context: &mut BuildContext<'_>) -> Result<Users, 
 }
 
 fn read_users_file(path: &str, context: &BuildContext<'_>) -> Result<String, BuildError> {
-    let unreadable = |message: String| BuildError::new("basicAuth.usersFile", message);
+    let unreadable = |message: String| {
+        BuildError::new("basicAuth.usersFile", message)
+            .help("write `name:hash` lines into it, readable for the gateway's user; `gantry hash-password` makes them")
+    };
     match context.resources.get(path) {
         Some(Ok(bytes)) => {
             String::from_utf8(bytes.to_vec()).map_err(|_| unreadable(format!("`{path}` is not UTF-8 text")))
         }
-        Some(Err(reason)) => Err(unreadable(format!("cannot read `{path}`: {reason}"))),
+        Some(Err(reason)) => Err(unreadable(reason.to_owned())),
         None => Err(unreadable(format!("cannot read `{path}`"))),
     }
 }

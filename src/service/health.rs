@@ -38,19 +38,35 @@ impl HealthPlan {
     /// Compiles the settings.
     #[must_use]
     pub fn new(settings: &HealthCheck) -> Self {
-        Self { settings: settings.clone() }
+        Self {
+            settings: settings.clone(),
+        }
     }
 
     fn uri(&self, server: &Server) -> Result<(Uri, bool), String> {
         let settings = &self.settings;
-        let own = if server.scheme == Scheme::H2c { "h2c" } else { server.scheme.as_str() };
-        let scheme = if settings.scheme.is_empty() { own } else { settings.scheme.as_str() };
+        let own = if server.scheme == Scheme::H2c {
+            "h2c"
+        } else {
+            server.scheme.as_str()
+        };
+        let scheme = if settings.scheme.is_empty() {
+            own
+        } else {
+            settings.scheme.as_str()
+        };
         let port = settings.port.unwrap_or(server.port);
-        let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
+        let host = if server.host.contains(':') {
+            format!("[{}]", server.host)
+        } else {
+            server.host.clone()
+        };
         let slash = if settings.path.starts_with('/') { "" } else { "/" };
         let plain = if scheme == "h2c" { "http" } else { scheme };
         let uri = format!("{plain}://{host}:{port}{slash}{}", settings.path);
-        uri.parse().map(|uri| (uri, scheme == "h2c")).map_err(|e| format!("{uri}: {e}"))
+        uri.parse()
+            .map(|uri| (uri, scheme == "h2c"))
+            .map_err(|e| format!("{uri}: {e}"))
     }
 
     fn is_good(&self, status: StatusCode) -> bool {
@@ -134,7 +150,11 @@ impl Check {
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {:?}", settings.timeout)));
             let up = self.judge(&result);
             gauge.set(if up { 1.0 } else { 0.0 });
-            let pause = if up { settings.interval } else { settings.unhealthy_interval.unwrap_or(settings.interval) };
+            let pause = if up {
+                settings.interval
+            } else {
+                settings.unhealthy_interval.unwrap_or(settings.interval)
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -148,17 +168,33 @@ impl Check {
         let (now, count) = if result.is_ok() {
             state.bad.store(0, Ordering::Relaxed);
             let good = state.good.fetch_add(1, Ordering::Relaxed) + 1;
-            (if enough(good, settings.rise) { Health::Up } else { before }, good)
+            (
+                if enough(good, settings.rise) {
+                    Health::Up
+                } else {
+                    before
+                },
+                good,
+            )
         } else {
             state.good.store(0, Ordering::Relaxed);
             let bad = state.bad.fetch_add(1, Ordering::Relaxed) + 1;
-            (if enough(bad, settings.fall) { Health::Down } else { before }, bad)
+            (
+                if enough(bad, settings.fall) {
+                    Health::Down
+                } else {
+                    before
+                },
+                bad,
+            )
         };
         if now != before {
             state.set_health(now);
             match result {
                 Ok(()) => tracing::info!(service = %self.service, server = %self.server.url, "server is up"),
-                Err(e) => tracing::warn!(service = %self.service, server = %self.server.url, failures = count, "server is down: {e}"),
+                Err(e) => {
+                    tracing::warn!(service = %self.service, server = %self.server.url, failures = count, "server is down: {e}")
+                }
             }
         }
         now == Health::Up
@@ -168,7 +204,10 @@ impl Check {
         let (mut uri, h2c) = self.plan.uri(&self.server)?;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(dns, &uri, h2c).await?;
-            let location = response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
+            let location = response
+                .headers()
+                .get(header::LOCATION)
+                .filter(|_| response.status().is_redirection());
             match location.filter(|_| self.plan.settings.follow_redirects) {
                 Some(location) => uri = join(&uri, location)?,
                 None if self.plan.is_good(response.status()) => return Ok(()),
@@ -188,7 +227,13 @@ impl Check {
             match TcpStream::connect((ip, port)).await {
                 Ok(tcp) if secure => {
                     let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let (tls, alpn) = self.server.transport.tls.connect(tcp, bare, false).await.map_err(|e| text(&e))?;
+                    let (tls, alpn) = self
+                        .server
+                        .transport
+                        .tls
+                        .connect(tcp, bare, false)
+                        .await
+                        .map_err(|e| text(&e))?;
                     let h2 = alpn == Alpn::H2;
                     return self.send(TokioIo::new(tls), uri, h2).await;
                 }
@@ -221,7 +266,11 @@ impl Check {
         *request.method_mut() = Method::from_bytes(settings.method.as_bytes()).map_err(|e| e.to_string())?;
         let headers = request.headers_mut();
         let authority = uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-        let host = if settings.hostname.is_empty() { authority } else { settings.hostname.clone() };
+        let host = if settings.hostname.is_empty() {
+            authority
+        } else {
+            settings.hostname.clone()
+        };
         headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|e| e.to_string())?);
         for (name, value) in &settings.headers {
             let name = HeaderName::try_from(name).map_err(|e| e.to_string())?;

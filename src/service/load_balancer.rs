@@ -44,12 +44,21 @@ impl LoadBalancer {
         let wish = self.wish(&request);
         let chosen = wish.map(Wish::member).or_else(|| self.pick());
         let server = chosen.map(|i| Arc::clone(&self.servers[i]));
-        exchange.upstream = Some(Upstream { balancer: Arc::clone(self), server: server.clone() });
-        let Some(server) = server else { return error::no_available_server() };
+        exchange.upstream = Some(Upstream {
+            balancer: Arc::clone(self),
+            server: server.clone(),
+        });
+        let Some(server) = server else {
+            return error::no_available_server();
+        };
         if let Some(model) = &self.model {
             exchange.model_run = Some(model.start());
         }
-        let value = self.sticky.as_ref().filter(|_| !matches!(wish, Some(Wish::Member(_)))).map(|s| (s, &server));
+        let value = self
+            .sticky
+            .as_ref()
+            .filter(|_| !matches!(wish, Some(Wish::Member(_))))
+            .map(|s| (s, &server));
         let cookie = value.and_then(|(sticky, server)| sticky.set(&server.sticky));
         let mut response = forward(self, &server, request, exchange).await;
         if let Some(cookie) = cookie {
@@ -65,7 +74,9 @@ impl LoadBalancer {
     fn wish(&self, request: &Request) -> Option<Wish> {
         let sticky = self.sticky.as_ref()?;
         let members = self.servers.iter().map(|s| (s.url.as_str(), s.sticky.as_str()));
-        sticky.wish(request.headers(), members).filter(|w| self.servers[w.member()].state.health() != Health::Down)
+        sticky
+            .wish(request.headers(), members)
+            .filter(|w| self.servers[w.member()].state.health() != Health::Down)
     }
 
     /// The next server by weighted round robin.

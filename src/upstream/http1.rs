@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::pool::Ticket;
 use super::pump::{Pump, PumpError};
 use super::stream::Stream;
 use crate::http::body::{BodyError, ResponseBody};
+use crate::listen::connection::ConnState;
 use crate::listen::deadline::Deadlines;
 
 /// First room for an answer: a head and a small body arrive with one read.
@@ -40,7 +42,12 @@ impl Wire {
     /// A fresh connection.
     #[must_use]
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buf: BytesMut::new(), out: Vec::new(), reused: false }
+        Self {
+            stream,
+            buf: BytesMut::new(),
+            out: Vec::new(),
+            reused: false,
+        }
     }
 }
 
@@ -71,6 +78,8 @@ pub struct SendOptions {
     pub upgrading: bool,
     /// `responseHeaderTimeout`; zero is none.
     pub header_timeout: Duration,
+    /// The client's connection, where interim answers are passed on.
+    pub interim: Option<Arc<ConnState>>,
     /// The worker's timers.
     pub deadlines: Rc<Deadlines>,
 }
@@ -97,10 +106,13 @@ pub async fn send(
     ticket: Ticket,
     options: &SendOptions,
 ) -> Result<Answer, SendError> {
-    let mut state = State { up: Up::Going, interim: 0 };
+    let mut state = State {
+        up: Up::Going,
+        interim: 0,
+    };
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut state, method, options.upgrading);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut state, method, options);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -121,7 +133,10 @@ pub async fn send(
             Ok(Answer::Upgraded(head.parts, wire))
         }
         Ok(head) => Ok(answer(head, wire, pump, &state.up, ticket)),
-        Err(Failure::Closed(error)) => Err(SendError::Closed { error, pump: Box::new(pump) }),
+        Err(Failure::Closed(error)) => Err(SendError::Closed {
+            error,
+            pump: Box::new(pump),
+        }),
         Err(Failure::Send(error)) => Err(error),
     }
 }
@@ -151,7 +166,7 @@ fn poll_head(
     pump: &mut Pump,
     State { up, interim }: &mut State,
     method: &Method,
-    upgrading: bool,
+    options: &SendOptions,
 ) -> Poll<Result<Head, Failure>> {
     if matches!(up, Up::Going) && !pump.is_done() {
         match pump.poll(cx, &mut wire.stream) {
@@ -177,19 +192,28 @@ fn poll_head(
                     return Poll::Ready(Err(Failure::Send(SendError::Protocol(e))));
                 }
                 Ok(None) => break,
-                // Interim answers end here: 100 is Gantry's own business, the others are not passed on yet.
                 Ok(Some(head)) if head.parts.status.is_informational() => {
                     if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                        let body_is_up = pump.is_done() || !upgrading;
+                        let body_is_up = pump.is_done() || !options.upgrading;
                         return Poll::Ready(if body_is_up {
                             Ok(head)
                         } else {
-                            Err(Failure::Send(SendError::Protocol("101 before the request's end".into())))
+                            Err(Failure::Send(SendError::Protocol(
+                                "101 before the request's end".into(),
+                            )))
                         });
                     }
                     *interim += 1;
                     if *interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Failure::Send(SendError::Protocol("too many interim answers".into()))));
+                        return Poll::Ready(Err(Failure::Send(SendError::Protocol(
+                            "too many interim answers".into(),
+                        ))));
+                    }
+                    // 100 is Gantry's own business with its client.
+                    if let Some(client) = &options.interim
+                        && head.parts.status != StatusCode::CONTINUE
+                    {
+                        client.push_interim(&http1_head::interim(head.parts));
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -217,10 +241,15 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         let body = wire.buf.split_to(n).freeze();
         let (_, out) = pump.into_parts();
         wire.out = out;
-        if keep_alive {
+        // Bytes that nobody asked for would answer the next request.
+        if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
-        let body = if body.is_empty() { ResponseBody::Empty } else { ResponseBody::Full(body) };
+        let body = if body.is_empty() {
+            ResponseBody::Empty
+        } else {
+            ResponseBody::Full(body)
+        };
         return Answer::Response(head.parts, body);
     }
     let body = Http1Body::new(wire, (!whole).then_some(pump), head.length, keep_alive, ticket);

@@ -42,9 +42,15 @@ pub async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(256 * 1024);
     if !transport.read_idle_timeout.is_zero() {
-        builder.keep_alive_interval(transport.read_idle_timeout).keep_alive_timeout(transport.ping_timeout);
+        builder
+            .keep_alive_interval(transport.read_idle_timeout)
+            .keep_alive_timeout(transport.ping_timeout);
     }
-    let handshake = within(&exchange.worker.deadlines, HTTP2_HANDSHAKE, builder.handshake(TokioIo::new(stream)));
+    let handshake = within(
+        &exchange.worker.deadlines,
+        HTTP2_HANDSHAKE,
+        builder.handshake(TokioIo::new(stream)),
+    );
     let (sender, connection) = handshake
         .await
         .ok_or(ForwardError::Timeout)?
@@ -80,10 +86,14 @@ pub async fn send(
     }
     sender.ready().await.map_err(|e| ForwardError::Closed(e.to_string()))?;
     let answer = sender.send_request(Request::from_parts(parts, body));
-    let answer = within(&exchange.worker.deadlines, server.transport.response_header_timeout, answer)
-        .await
-        .ok_or(ForwardError::Timeout)?
-        .map_err(|e| failure(&e))?;
+    let answer = within(
+        &exchange.worker.deadlines,
+        server.transport.response_header_timeout,
+        answer,
+    )
+    .await
+    .ok_or(ForwardError::Timeout)?
+    .map_err(|e| failure(&e))?;
     let (mut head, body) = answer.into_parts();
     head.version = Version::HTTP_11;
     let body = if body.is_end_stream() {

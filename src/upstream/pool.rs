@@ -30,7 +30,9 @@ pub struct Pools {
 
 impl std::fmt::Debug for Pools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pools").field("idle", &self.idle()).finish_non_exhaustive()
+        f.debug_struct("Pools")
+            .field("idle", &self.idle())
+            .finish_non_exhaustive()
     }
 }
 
@@ -38,7 +40,11 @@ impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(deadlines: Rc<Deadlines>) -> Rc<Self> {
-        Rc::new(Self { deadlines, http1: RefCell::default(), http2: RefCell::default() })
+        Rc::new(Self {
+            deadlines,
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+        })
     }
 
     /// The freshest idle connection to `server` that is still silent.
@@ -107,7 +113,11 @@ impl Pools {
         }
         wire.reused = true;
         let idle = u64::try_from(server.transport.idle_timeout.as_millis()).unwrap_or(u64::MAX / 4);
-        let until = if idle == 0 { u64::MAX } else { self.deadlines.now().saturating_add(idle) };
+        let until = if idle == 0 {
+            u64::MAX
+        } else {
+            self.deadlines.now().saturating_add(idle)
+        };
         pool.push(Idle { wire, until });
     }
 }

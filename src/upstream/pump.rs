@@ -110,6 +110,10 @@ impl Pump {
     ///
     /// # Errors
     /// The pump itself, when it cannot be restarted.
+    #[expect(
+        clippy::result_large_err,
+        reason = "both outcomes are the pump, handed on by its owner at once"
+    )]
     pub fn restart(self, head: Vec<u8>) -> Result<Self, Self> {
         if self.written == 0 {
             return Ok(self);
@@ -186,14 +190,22 @@ impl Pump {
         match &mut self.framing {
             Framing::Length(left) => match left.checked_sub(len) {
                 Some(rest) => *left = rest,
-                None => return Err(PumpError::Body(BodyError::Client("longer than its Content-Length".into()))),
+                None => {
+                    return Err(PumpError::Body(BodyError::Client(
+                        "longer than its Content-Length".into(),
+                    )));
+                }
             },
             Framing::Chunked => {
                 use std::io::Write as _;
                 let _ = write!(self.out, "{len:x}\r\n");
                 self.after = b"\r\n";
             }
-            Framing::None => return Err(PumpError::Body(BodyError::Client("a body where none was announced".into()))),
+            Framing::None => {
+                return Err(PumpError::Body(BodyError::Client(
+                    "a body where none was announced".into(),
+                )));
+            }
         }
         if data.len() <= JOIN {
             self.out.extend_from_slice(&data);
@@ -208,7 +220,9 @@ impl Pump {
     fn finish(&mut self) -> Result<(), PumpError> {
         match self.framing {
             Framing::Length(left) if left > 0 => {
-                return Err(PumpError::Body(BodyError::Client("shorter than its Content-Length".into())));
+                return Err(PumpError::Body(BodyError::Client(
+                    "shorter than its Content-Length".into(),
+                )));
             }
             Framing::Chunked => {
                 if self.chunk.is_empty() {
