@@ -87,7 +87,7 @@ const POST: u8 = 0x83;
 #[test]
 fn a_body_behind_the_answer_to_head_goes_to_nobody() {
     let backend = Scripted::answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Body: poison\r\n\r\npoison");
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     for _ in 0..5 {
         client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -106,7 +106,7 @@ fn interim_answers_without_an_end() {
             .is_ok()
         {}
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     gateway.get("/").send().assert_status(502);
 }
 
