@@ -320,7 +320,10 @@ impl<'a> Compiler<'a> {
     /// Notes diagnostics, each once: a middleware is built for each of its routers.
     fn report(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
         for diagnostic in found {
-            if self.reported.insert((diagnostic.path.clone(), diagnostic.message.clone())) {
+            if self
+                .reported
+                .insert((diagnostic.path.clone(), diagnostic.message.clone()))
+            {
                 self.diagnostics.push(diagnostic);
             }
         }
