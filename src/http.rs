@@ -15,6 +15,7 @@ pub mod present;
 pub mod sanitise;
 pub mod serve;
 pub mod served;
+pub mod stream;
 pub mod target;
 pub mod tunnel;
 pub mod worker;

@@ -14,6 +14,7 @@ use super::body::{ClientBody, RequestBody};
 use super::exchange::Exchange;
 use super::present::Present;
 use super::served::ServedBody;
+use super::stream::Taking;
 use super::worker::Worker;
 use super::{Request, Response, access, error, forwarded, hop_by_hop, sanitise};
 use crate::listen::connection::{ConnState, ConnectionInfo};
@@ -21,7 +22,7 @@ use crate::middleware::Next;
 use crate::observe::metrics::{MethodLabel, ProtocolLabel};
 use crate::rule::{Facts, normalise_host, routing_path};
 
-/// Serves one request of `connection`.
+/// Serves one request of `connection`. `taking` is told when the answer waits for the client, where streams share one.
 ///
 /// # Errors
 /// Never: whatever goes wrong becomes an answer.
@@ -29,6 +30,7 @@ pub async fn serve(
     worker: &Rc<Worker>,
     connection: &Rc<ConnectionInfo>,
     state: &Arc<ConnState>,
+    taking: Option<Rc<Taking>>,
     request: ::http::Request<Incoming>,
 ) -> Result<::http::Response<ServedBody>, Infallible> {
     let mut exchange = Box::new(Exchange::new(
@@ -45,7 +47,7 @@ pub async fn serve(
         exchange.log = Some(access::facts(worker, &parts));
     }
     let response = tell(&mut exchange, parts, body).await;
-    Ok(finish(exchange, response, version))
+    Ok(finish(exchange, response, version, taking))
 }
 
 /// From the request's head to the answer's head.
@@ -136,7 +138,12 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
 }
 
 /// From the answer's head to the body that hyper writes. The exchange lives on in the body.
-fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> ::http::Response<ServedBody> {
+fn finish(
+    mut exchange: Box<Exchange>,
+    response: Response,
+    version: Version,
+    taking: Option<Rc<Taking>>,
+) -> ::http::Response<ServedBody> {
     let (mut head, body) = response.into_parts();
     exchange.status = head.status.as_u16();
     if let Some(active) = &exchange.active {
@@ -164,5 +171,5 @@ fn finish(mut exchange: Box<Exchange>, response: Response, version: Version) -> 
         super::tunnel::spawn(tunnel, exchange);
         return ::http::Response::from_parts(head, ServedBody::finished());
     }
-    ::http::Response::from_parts(head, ServedBody::new(body, exchange, version))
+    ::http::Response::from_parts(head, ServedBody::new(body, exchange, taking))
 }

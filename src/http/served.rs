@@ -7,16 +7,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::Version;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::{BodyError, ResponseBody, SharedIncoming};
 use super::exchange::Exchange;
+use super::stream::Taking;
+use crate::listen::connection::Active;
 use crate::listen::deadline::within;
 
 /// How long the rest of a request's body is read after its answer, so that the client gets to see the answer: closing a
-/// socket with unread bytes resets the connection, and the answer with it.
+/// socket with unread bytes resets the connection, and the answer with it; and of an HTTP/2 client that is told to stop
+/// (RST_STREAM with NO_ERROR, RFC 9113, 8.1) many a one forgets the answer, curl 7.88 among them.
 const LINGER: Duration = Duration::from_secs(5);
 /// How much of it is read.
 const LINGER_BYTES: u64 = 256 * 1024 * 1024;
@@ -26,6 +28,7 @@ pub struct ServedBody {
     inner: ResponseBody,
     exchange: Option<Box<Exchange>>,
     rest: Option<SharedIncoming>,
+    taking: Option<Rc<Taking>>,
     /// An error that waits for what came before it to be written.
     failed: Option<BodyError>,
 }
@@ -33,16 +36,19 @@ pub struct ServedBody {
 impl ServedBody {
     /// The answer's body with its exchange.
     #[must_use]
-    pub fn new(inner: ResponseBody, mut exchange: Box<Exchange>, version: Version) -> Self {
-        let rest = exchange.client_body.take().filter(|_| version != Version::HTTP_2);
+    pub fn new(inner: ResponseBody, mut exchange: Box<Exchange>, taking: Option<Rc<Taking>>) -> Self {
+        let rest = exchange.client_body.take();
         let mut body = Self {
             inner,
             exchange: Some(exchange),
             rest,
+            taking,
             failed: None,
         };
         if body.inner.is_end_stream() {
             body.complete();
+        } else if let Some(taking) = &body.taking {
+            taking.begin();
         }
         body
     }
@@ -54,6 +60,7 @@ impl ServedBody {
             inner: ResponseBody::Empty,
             exchange: None,
             rest: None,
+            taking: None,
             failed: None,
         }
     }
@@ -73,8 +80,9 @@ impl Drop for ServedBody {
         let meter = &exchange.meter;
         if exchange.complete && !meter.ended.get() && !meter.failed.get() && !rest.borrow().is_end_stream() {
             let deadlines = Rc::clone(&exchange.worker.deadlines);
-            // The connection stays busy meanwhile: these bytes begin no head, and no head's deadline.
-            let active = exchange.active.take();
+            // The connection is still at this request: what arrives is no late head. A client that closes its side now
+            // has sent its all and is about to read.
+            let active = exchange.active.take().inspect(Active::unwatch);
             tokio::task::spawn_local(async move {
                 within(&deadlines, LINGER, drain(rest)).await;
                 drop(active);
@@ -103,6 +111,13 @@ impl Body for ServedBody {
             return Poll::Ready(Some(Err(error)));
         }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Some(taking) = &self.taking {
+            if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+                taking.begin()
+            } else {
+                taking.end()
+            }
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {

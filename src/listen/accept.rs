@@ -3,11 +3,12 @@
 //! A connection counts as its worker's load from the moment it is accepted or handed over: a burst is accepted before
 //! the first of its tasks runs, and must be spread all the same.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -45,13 +46,21 @@ pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: 
             }
         }
     }
-    // Closing a listener resets the connections in its queue: empty it first. None is handed over: the other worker may
-    // be gone before it looks.
-    let cx = &mut Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(cx) {
-        worker.loads.add(worker.index);
-        spawn(&worker, &entry_point, socket, peer);
-    }
+    // Closing a listener resets the connections in its queue: empty it first, whatever tokio's budget says. None is handed
+    // over: the other worker may be gone before it looks.
+    tokio::task::unconstrained(poll_fn(|cx| {
+        loop {
+            match listener.poll_accept(cx) {
+                Poll::Ready(Ok((socket, peer))) => {
+                    worker.loads.add(worker.index);
+                    spawn(&worker, &entry_point, socket, peer);
+                }
+                Poll::Ready(Err(e)) if is_about_the_peer(&e) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    }))
+    .await;
 }
 
 /// Takes over what other workers accepted.
@@ -74,7 +83,13 @@ pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
 
 /// The connection goes to the least loaded worker.
 fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
-    let Some(other) = worker.loads.better_than(worker.index) else {
+    // While the workers drain, another one may have ended already.
+    let other = if worker.is_draining() {
+        None
+    } else {
+        worker.loads.better_than(worker.index)
+    };
+    let Some(other) = other else {
         worker.loads.add(worker.index);
         return spawn(worker, entry_point, socket, peer);
     };

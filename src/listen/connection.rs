@@ -78,6 +78,8 @@ pub struct ConnState {
     /// When the drain ends it; 0 is never.
     abort_at: AtomicU64,
     multiplexed: AtomicBool,
+    /// Bytes of an HTTP/2 client's preface so far.
+    greeted: AtomicUsize,
     waker: AtomicWaker,
     /// An answer's bytes may still be in hyper's buffer.
     unflushed: AtomicBool,
@@ -90,6 +92,11 @@ pub struct ConnState {
     grace: u64,
     fd: RawFd,
 }
+
+/// Longest wait for the rest of a head once the drain has begun, in milliseconds.
+const DRAINING_HEAD: u64 = 2_000;
+/// Length of HTTP/2's connection preface with the head of the SETTINGS frame that ends it (RFC 9113, 3.4).
+const PREFACE: usize = 24 + 9;
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX / 4)
@@ -116,6 +123,7 @@ impl ConnState {
             draining: AtomicBool::new(false),
             abort_at: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            greeted: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
             unflushed: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
@@ -128,15 +136,20 @@ impl ConnState {
         })
     }
 
-    /// The connection speaks HTTP/2: it notices by itself when its peer goes.
+    /// The connection speaks HTTP/2: it notices by itself when its peer goes. The deadline for its first head holds until
+    /// its preface is through.
     pub fn set_multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
-        self.set(Phase::Idle, self.idle_timeout);
     }
 
-    /// Bytes arrived: between two requests, they begin a head.
-    pub fn on_read(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 && !self.multiplexed.load(Ordering::Relaxed) {
+    /// `n` bytes arrived: between two requests of HTTP/1, they begin a head.
+    pub fn on_read(&self, n: usize) {
+        let phase = self.phase.load(Ordering::Relaxed);
+        if self.multiplexed.load(Ordering::Relaxed) {
+            if phase == Phase::Head as u8 && self.greeted.fetch_add(n, Ordering::Relaxed) + n >= PREFACE {
+                self.set(Phase::Idle, self.idle_timeout);
+            }
+        } else if phase == Phase::Idle as u8 {
             self.set(Phase::Head, self.header_timeout);
         }
     }
@@ -220,7 +233,8 @@ impl ConnState {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins.
+    /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins. One whose client has
+    /// not finished a head must hurry: a connection that is merely open would hold the drain up to its end.
     pub fn drain(&self) {
         let at = if self.grace == 0 {
             0
@@ -229,6 +243,14 @@ impl ConnState {
         };
         self.abort_at.store(at, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
+        if self.phase.load(Ordering::Relaxed) == Phase::Head as u8 {
+            let deadline = self.deadline.load(Ordering::Relaxed);
+            let hurried = self.clock.now().saturating_add(DRAINING_HEAD);
+            self.deadline.store(
+                if deadline == 0 { hurried } else { deadline.min(hurried) },
+                Ordering::Relaxed,
+            );
+        }
         self.waker.wake();
     }
 
@@ -267,6 +289,12 @@ impl ConnState {
 pub struct Active(Arc<ConnState>);
 
 impl Active {
+    /// The request is answered, and only the rest of its body is still read: a client that closes its side now is not
+    /// gone.
+    pub fn unwatch(&self) {
+        self.0.active_since.store(0, Ordering::Relaxed);
+    }
+
     /// The connection.
     #[must_use]
     pub fn connection(&self) -> &Arc<ConnState> {
@@ -334,7 +362,7 @@ mod tests {
         let (state, clock) = connection(0);
         drop(state.start());
         assert!(!ends_after(&state, &clock, HEADER + 1), "between two requests");
-        state.on_read();
+        state.on_read(1);
         assert!(ends_after(&state, &clock, HEADER + 1), "a head that does not end");
     }
 
@@ -342,7 +370,7 @@ mod tests {
     fn a_running_request_has_none_but_write_timeout_and_then_the_connection_idles() {
         let (state, clock) = connection(0);
         let (first, second) = (state.start(), state.start());
-        state.on_read();
+        state.on_read(1);
         drop(first);
         assert!(!ends_after(&state, &clock, IDLE + 1), "a stream runs");
         assert!(state.watched().is_some());
@@ -370,7 +398,7 @@ mod tests {
     fn reads_begin_no_head_where_requests_are_multiplexed() {
         let (state, clock) = connection(0);
         state.set_multiplexed();
-        state.on_read();
+        state.on_read(1);
         assert!(!ends_after(&state, &clock, HEADER + 1));
         assert!(ends_after(&state, &clock, IDLE), "no stream for too long");
     }

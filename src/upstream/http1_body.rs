@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Chunked, Step};
@@ -67,6 +67,8 @@ impl Http1Body {
             if let Some(pump) = self.pump.take() {
                 wire.out = pump.into_parts().1;
             }
+            // The rest of what may be a megabyte is not kept for an idle connection.
+            wire.buf = BytesMut::new();
             ticket.give_back(wire);
         }
         self.pump = None;

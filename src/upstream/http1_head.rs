@@ -178,13 +178,13 @@ fn finish(
     method: &Method,
 ) -> Result<Option<Head>, HeadError> {
     let layout = match parsed {
-        Ok(Some(layout)) => layout,
-        Ok(None) if buf.len() > MAX_HEAD => {
+        Ok(Some(layout)) if layout.len <= MAX_HEAD => layout,
+        Ok(None) if buf.len() <= MAX_HEAD => return Ok(None),
+        Ok(_) => {
             return Err(HeadError::Garbage(format!(
                 "the answer's head is longer than {MAX_HEAD} bytes"
             )));
         }
-        Ok(None) => return Ok(None),
         Err(e) => return Err(HeadError::Garbage(format!("the answer is not HTTP/1.1: {e}"))),
     };
     let head: Bytes = buf.split_to(layout.len).freeze();

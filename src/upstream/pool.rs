@@ -124,6 +124,10 @@ impl Pools {
 
     fn give_back(&self, server: &Server, mut wire: Box<Wire>) {
         let Some(max) = server.transport.max_idle else { return };
+        // Bytes behind an answer belong to no request: they would be taken for the answer to the next one.
+        if !wire.buf.is_empty() {
+            return;
+        }
         let mut pools = self.http1.borrow_mut();
         let pool = pools.entry(server.pool).or_default();
         if pool.len() >= max {

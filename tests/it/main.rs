@@ -18,6 +18,7 @@ mod drain;
 mod errors;
 mod forwarding;
 mod framing;
+mod hostile;
 mod limits;
 mod metrics;
 mod ratelimit;
