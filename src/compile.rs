@@ -96,3 +96,6 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
         certificates,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,7 +184,7 @@ impl Check {
             .chain(compiled.diagnostics)
             .map(located)
             // Where a file could not be decoded, what it would have declared is missing only because of that.
-            .filter(|d| !(unfinished && d.message.starts_with("there is no ")))
+            .filter(|d| !(unfinished && d.message.starts_with("there is no ") && !d.path.contains(".entryPoints[")))
             .collect();
         self.found.extend(later);
     }
@@ -220,4 +220,67 @@ fn of_problem(problem: &Problem, path: String, message: String) -> Diagnostic {
         Diagnostic::warning(path, message)
     };
     diagnostic.help(problem.help.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said about a file of this text.
+    fn found(text: &str) -> Vec<Diagnostic> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut check = Check::default();
+        check.read(&file);
+        check.follow_static();
+        check.compile();
+        check.found
+    }
+
+    #[test]
+    fn what_the_static_file_names_is_missed_where_it_is_named() {
+        for (text, key, near) in [
+            (
+                "entryPoints: {web: {address: ':0'}}\nping: {entryPoint: wep}\n",
+                "ping.entryPoint",
+                "`web`",
+            ),
+            (
+                "entryPoints: {web: {address: ':0'}}\nmetrics: {prometheus: {entryPoint: far}}\n",
+                "metrics.prometheus.entryPoint",
+                "web",
+            ),
+            (
+                "entryPoints: {web: {address: ':0', http: {redirections: {entryPoint: {to: nowhere}}}}}\n",
+                "entryPoints.web.http.redirections.entryPoint.to",
+                ":8443",
+            ),
+            (
+                "entryPoints: {web: {address: ':0'}}\nproviders: {file: {directory: /nowhere/at/all}}\n",
+                "providers.file.directory",
+                "create it",
+            ),
+        ] {
+            let found = found(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].path, key);
+            assert!(found[0].location.is_some(), "{key}");
+            assert!(found[0].help.as_ref().unwrap().contains(near), "{:?}", found[0].help);
+        }
+    }
+
+    #[test]
+    fn a_file_of_neither_kind_is_told_what_the_kinds_are() {
+        let found = found("foo: 1\nbar: 2\n");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].help.as_ref().unwrap().contains("`entryPoints`"));
+    }
+
+    #[test]
+    fn own_keys_and_comments_alone_are_no_mistake() {
+        for text in ["", "# later\n", "x-mine: 1\n"] {
+            assert_eq!(found(text), [], "{text:?}");
+        }
+    }
 }

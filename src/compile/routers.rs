@@ -115,6 +115,10 @@ impl<'a> Compiler<'a> {
         };
         let entry_points = self.entry_points_of(&path, settings);
         if entry_points.is_empty() {
+            if settings.entry_points.is_empty() {
+                let error = Diagnostic::error(&*path, "no entry point is a default one");
+                self.diagnostics.push(error.help("name some in `entryPoints`"));
+            }
             return None;
         }
         Some(Ready {
@@ -215,9 +219,8 @@ impl<'a> Compiler<'a> {
             }
         };
         let mut middlewares = Vec::new();
-        let fixed = before
-            .iter()
-            .map(|m| (m, format!("entryPoints.{}.http.middlewares", entry_point.name)));
+        let fixed = before.iter().enumerate();
+        let fixed = fixed.map(|(i, m)| (m, format!("entryPoints.{}.http.middlewares[{i}]", entry_point.name)));
         let own = settings.middlewares.iter().enumerate();
         let own = own.map(|(i, m)| (m, format!("{}.middlewares[{i}]", router.path)));
         for (middleware, at) in fixed.chain(own) {
@@ -320,7 +323,10 @@ impl<'a> Compiler<'a> {
     /// Notes diagnostics, each once: a middleware is built for each of its routers.
     fn report(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
         for diagnostic in found {
-            if self.reported.insert((diagnostic.path.clone(), diagnostic.message.clone())) {
+            if self
+                .reported
+                .insert((diagnostic.path.clone(), diagnostic.message.clone()))
+            {
                 self.diagnostics.push(diagnostic);
             }
         }
@@ -329,11 +335,13 @@ impl<'a> Compiler<'a> {
     /// Warns about routers that can never be reached.
     fn shadowed(&mut self, ready: &[Ready<'a>]) {
         for entry_point in &self.context.entry_points {
+            let settings = self.context.settings.entry_points.get(&entry_point.name);
+            let all_secure = settings.is_some_and(|s| s.http.tls.is_some());
             for secure in [false, true] {
-                let here: Vec<&Ready<'a>> = ready
-                    .iter()
-                    .filter(|r| r.entry_points.contains(&entry_point.index) && r.settings.tls.is_some() == secure)
-                    .collect();
+                let is_here = |r: &&Ready<'a>| {
+                    r.entry_points.contains(&entry_point.index) && (all_secure || r.settings.tls.is_some()) == secure
+                };
+                let here: Vec<&Ready<'a>> = ready.iter().filter(is_here).collect();
                 let entry = |r: &&Ready<'a>| Entry {
                     rule: Arc::clone(&r.rule),
                     priority: r.priority,

@@ -153,4 +153,128 @@ mod tests {
             assert!(!is_identity(name.as_bytes()), "{name}");
         }
     }
+
+    fn connection() -> ConnectionInfo {
+        use crate::config::static_config::EntryPoint as Settings;
+        use crate::listen::entry_point::EntryPoint;
+        use crate::observe::metrics::{Metrics, MetricsOptions};
+
+        let series = Metrics::new(MetricsOptions::default()).entry_point("web");
+        let entry_point = EntryPoint::new(0, "web", &Settings::default(), HeaderValue::from_static("here"), series);
+        ConnectionInfo {
+            peer: "192.0.2.1:5".parse().expect("an address"),
+            peer_address: "192.0.2.1:5".into(),
+            peer_text: HeaderValue::from_static("192.0.2.1"),
+            entry_point: std::sync::Arc::new(entry_point.expect("an entry point")),
+            tls: None,
+            since: std::time::Instant::now(),
+            requests: std::cell::Cell::new(0),
+        }
+    }
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (
+                HeaderName::try_from(*name).expect("a name"),
+                HeaderValue::try_from(*value).expect("a value"),
+            )
+        };
+        let mut headers = HeaderMap::new();
+        fields.iter().map(field).for_each(|(name, value)| {
+            headers.append(name, value);
+        });
+        headers
+    }
+
+    #[test]
+    fn what_is_missing_is_filled_in_and_what_a_trusted_proxy_said_stays() {
+        let filled = |fields: &[(&str, &str)], upgrade: Option<&'static str>| {
+            let mut headers = map(fields);
+            fill_in(
+                &mut headers,
+                &connection(),
+                upgrade.map(HeaderValue::from_static).as_ref(),
+                false,
+            );
+            headers
+        };
+        let own = [("x-real-ip", "192.0.2.1"), ("x-forwarded-server", "here")];
+        for (fields, upgrade, more) in [
+            (
+                &[("host", "a.test:81")][..],
+                None,
+                &[
+                    ("x-forwarded-proto", "http"),
+                    ("x-forwarded-port", "81"),
+                    ("x-forwarded-host", "a.test:81"),
+                ][..],
+            ),
+            (
+                &[("host", "[::1]")],
+                None,
+                &[
+                    ("x-forwarded-proto", "http"),
+                    ("x-forwarded-port", "80"),
+                    ("x-forwarded-host", "[::1]"),
+                ],
+            ),
+            (
+                &[("host", "a")],
+                Some("WebSocket"),
+                &[
+                    ("x-forwarded-proto", "ws"),
+                    ("x-forwarded-port", "80"),
+                    ("x-forwarded-host", "a"),
+                ],
+            ),
+            (&[], None, &[("x-forwarded-proto", "http"), ("x-forwarded-port", "80")]),
+            (
+                &[("x-forwarded-proto", "https"), ("host", "a")],
+                None,
+                &[("x-forwarded-port", "443"), ("x-forwarded-host", "a")],
+            ),
+        ] {
+            assert_eq!(
+                filled(fields, upgrade),
+                map(&[fields, &own, more].concat()),
+                "{fields:?}"
+            );
+        }
+        let said = [
+            ("x-real-ip", "10.9.9.9"),
+            ("x-forwarded-host", "b"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-proto", "wss"),
+        ];
+        let kept = filled(&[&said[..], &[("x-forwarded-server", "them")]].concat(), None);
+        assert_eq!(kept, map(&[&said[..], &[("x-forwarded-server", "here")]].concat()));
+    }
+
+    #[test]
+    fn the_peer_is_appended_and_lines_are_joined() {
+        for (fields, expected) in [
+            (&[][..], "192.0.2.1"),
+            (&[("x-forwarded-for", "1.1.1.1")], "1.1.1.1, 192.0.2.1"),
+            (
+                &[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-for", "3.3.3.3")],
+                "1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.1",
+            ),
+        ] {
+            let mut headers = map(fields);
+            append_peer(&mut headers, &connection());
+            assert_eq!(headers, map(&[("x-forwarded-for", expected)]));
+        }
+    }
+
+    #[test]
+    fn an_untrusted_client_says_nothing_about_itself() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "1"),
+            ("x_forwarded_prefix", "/x"),
+            ("x-real-ip", "2"),
+            ("forwarded", "for=3"),
+        ]);
+        drop_untrusted(&mut headers);
+        assert_eq!(headers, map(&[("forwarded", "for=3")]));
+    }
 }

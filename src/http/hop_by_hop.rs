@@ -57,7 +57,8 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
         .cloned();
     let trailers = headers.get_all(header::TE).iter().any(|v| has_token(v, "trailers"));
     for name in named {
-        if name != header::UPGRADE && !is_forwarded(&name) && !keep.contains(&name) {
+        // Host is part of the request itself (RFC 9110, 7.2): whoever could name it away would choose another router.
+        if name != header::UPGRADE && name != header::HOST && !is_forwarded(&name) && !keep.contains(&name) {
             headers.remove(name);
         }
     }
@@ -73,6 +74,9 @@ pub fn strip_request(headers: &mut HeaderMap, keep: &[HeaderName]) -> Option<Hea
 }
 
 /// Takes the hop-by-hop fields out of an answer.
+///
+/// Trailer stays where trailers may follow, so where no Content-Length says where the body ends: hyper sends those
+/// trailers on that it announces, and Go's proxy announces them anew too.
 pub fn strip_response(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| is_listed(name.as_str().as_bytes())) {
         return;
@@ -83,11 +87,14 @@ pub fn strip_response(headers: &mut HeaderMap) {
         .flat_map(|v| v.as_bytes().split(|b| *b == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .collect();
+    let trailers = !headers.contains_key(header::CONTENT_LENGTH);
     for name in named {
         headers.remove(name);
     }
     for name in &ALWAYS {
-        headers.remove(name);
+        if *name != header::TRAILER || !trailers {
+            headers.remove(name);
+        }
     }
 }
 
@@ -147,6 +154,32 @@ mod tests {
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         strip_request(&mut headers, &[]);
         assert_eq!(headers, map(&[("x-forwarded-for", "1.2.3.4")]));
+    }
+
+    #[test]
+    fn connection_cannot_name_the_host_away() {
+        let mut headers = map(&[("connection", "Host, X-Hop"), ("host", "a.test"), ("x-hop", "1")]);
+        strip_request(&mut headers, &[]);
+        assert_eq!(headers, map(&[("host", "a.test")]));
+    }
+
+    #[test]
+    fn answers_lose_what_concerned_the_server_only() {
+        let mut headers = map(&[
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2"),
+            ("proxy-authenticate", "Basic"),
+            ("trailer", "X-T"),
+            ("x-stay", "1"),
+        ]);
+        strip_response(&mut headers);
+        assert_eq!(headers, map(&[("trailer", "X-T"), ("x-stay", "1")]));
+        let mut headers = map(&[("trailer", "X-T"), ("content-length", "3")]);
+        strip_response(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "3")]));
     }
 
     #[test]

@@ -72,6 +72,10 @@ fn host(request: &mut ::http::request::Parts, present: Present) -> Result<(), Bo
         return refuse(StatusCode::BAD_REQUEST);
     }
     let http2 = request.version == Version::HTTP_2;
+    // Also where the target is absolute: RFC 9112, 3.2, and Go's server.
+    if !present.has(Present::HOST) && request.version == Version::HTTP_11 {
+        return refuse(StatusCode::BAD_REQUEST);
+    }
     if let Some(authority) = request.uri.authority() {
         if authority.as_str().contains('@') {
             return refuse(StatusCode::BAD_REQUEST);
@@ -84,7 +88,7 @@ fn host(request: &mut ::http::request::Parts, present: Present) -> Result<(), Bo
         if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
             request.headers.insert(header::HOST, value);
         }
-    } else if !present.has(Present::HOST) && matches!(request.version, Version::HTTP_11 | Version::HTTP_2) {
+    } else if http2 && !present.has(Present::HOST) {
         return refuse(StatusCode::BAD_REQUEST);
     }
     match request.headers.get(header::HOST) {
@@ -168,5 +172,119 @@ fn join_crumbs(headers: &mut HeaderMap) {
     }
     if many && let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::static_config::EntryPoint as Settings;
+    use crate::observe::metrics::{Metrics, MetricsOptions};
+
+    fn entry_point(change: impl FnOnce(&mut Settings)) -> EntryPoint {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let series = Metrics::new(MetricsOptions::default()).entry_point("web");
+        EntryPoint::new(0, "web", &settings, HeaderValue::from_static("here"), series).expect("an entry point")
+    }
+
+    /// The head that comes out, or the status of the answer.
+    fn sanitised(
+        entry_point: &EntryPoint,
+        request: (&str, &str, Version),
+        fields: &[(&str, &str)],
+    ) -> Result<::http::request::Parts, u16> {
+        let (method, target, version) = request;
+        let mut builder = ::http::Request::builder().method(method).uri(target).version(version);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        let (mut parts, ()) = builder.body(()).expect("a request").into_parts();
+        let present = Present::scan(&parts.headers);
+        match sanitise(&mut parts, entry_point, present) {
+            Ok(()) => Ok(parts),
+            Err(answer) => Err(answer.status().as_u16()),
+        }
+    }
+
+    const HTTP1: Version = Version::HTTP_11;
+    const HTTP2: Version = Version::HTTP_2;
+
+    #[test]
+    fn refuses_what_is_ambiguous() {
+        let entry_point = entry_point(|_| {});
+        let many: Vec<(String, &str)> = (0..=MAX_FIELDS).map(|i| (format!("x-{i}"), "")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let host = ("host", "a");
+        for (request, fields, status) in [
+            (("GET", "/", HTTP1), &[][..], 400),
+            (("GET", "http://a/", HTTP1), &[], 400),
+            (("GET", "/", HTTP1), &[host, host], 400),
+            (("GET", "/", HTTP1), &[("host", "a/b")], 400),
+            (("GET", "/", HTTP1), &[("host", "u@a")], 400),
+            (("GET", "http://u@a/", HTTP1), &[host], 400),
+            (("GET", "ftp://a/", HTTP1), &[host], 400),
+            (("GET", "/%zz", HTTP1), &[host], 400),
+            (("GET", "*", HTTP1), &[host], 400),
+            (("OPTIONS", "*", HTTP1), &[host], 200),
+            (("CONNECT", "a:1", HTTP1), &[host], 405),
+            (("GET", "/", HTTP1), &[host, ("expect", "much")], 417),
+            (
+                ("POST", "/", HTTP1),
+                &[host, ("transfer-encoding", "gzip, chunked")],
+                501,
+            ),
+            (
+                ("POST", "/", HTTP1),
+                &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                501,
+            ),
+            (("GET", "/", HTTP2), &[], 400),
+            (("GET", "http://a/", HTTP2), &[("host", "b")], 400),
+            (("POST", "http://a/", HTTP2), &[("transfer-encoding", "chunked")], 400),
+            (("GET", "http://a/", HTTP2), &many, 431),
+        ] {
+            let got = sanitised(&entry_point, request, fields).map(|parts| parts.uri);
+            assert_eq!(got, Err(status), "{request:?} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn brings_the_rest_into_one_form() {
+        let entry_point = entry_point(|_| {});
+        let parts = |request, fields: &[(&str, &str)]| sanitised(&entry_point, request, fields).expect("a request");
+        let absolute = parts(("GET", "http://b:1//x/../y?q", HTTP1), &[("host", "a")]);
+        assert_eq!(
+            (absolute.uri, &absolute.headers["host"]),
+            (Uri::from_static("/y?q"), &HeaderValue::from_static("b:1"))
+        );
+        let bare = parts(("GET", "http://b", HTTP1), &[("host", "a")]);
+        assert_eq!(bare.uri, "/");
+        let h2 = parts(
+            ("GET", "https://b/", HTTP2),
+            &[("host", "B"), ("cookie", "a=1"), ("cookie", "b=2")],
+        );
+        assert_eq!(
+            (&h2.headers["host"], &h2.headers["cookie"]),
+            (&"b".parse().expect("a value"), &"a=1; b=2".parse().expect("a value"))
+        );
+        let old = parts(
+            ("GET", "/", Version::HTTP_10),
+            &[("user-agent", ""), ("expect", "100-Continue")],
+        );
+        assert!(old.headers.is_empty(), "{:?}", old.headers);
+    }
+
+    #[test]
+    fn underscores_are_kept_deleted_or_refused() {
+        for (strategy, expected) in [
+            (UnderscoreHeaders::Keep, Ok(true)),
+            (UnderscoreHeaders::Delete, Ok(false)),
+            (UnderscoreHeaders::Reject, Err(400)),
+        ] {
+            let entry_point = entry_point(|settings| settings.http.underscore_headers_strategy = strategy);
+            let got = sanitised(&entry_point, ("GET", "/", HTTP1), &[("host", "a"), ("x_user", "me")]);
+            assert_eq!(got.map(|parts| parts.headers.contains_key("x_user")), expected);
+        }
     }
 }

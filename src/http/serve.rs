@@ -65,8 +65,10 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     }
 
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
+    // RFC 9110, 7.8: HTTP/1.0 has no upgrades.
     if present.has(Present::HOP_BY_HOP) {
-        exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+        let upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
+        exchange.upgrade = upgrade.filter(|_| parts.version == Version::HTTP_11);
     }
     let told = present.has(Present::IDENTITY);
     let believed = told && entry_point.trust.covers(connection.peer.ip());
@@ -160,7 +162,12 @@ fn finish(
     if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {
         log.downstream_headers = head.headers.clone();
     }
-    if let Some(tunnel) = exchange.tunnel.take() {
+    // A middleware may have put another answer in the place of a 101: then there is no tunnel.
+    let tunnel = exchange
+        .tunnel
+        .take()
+        .filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS);
+    if let Some(tunnel) = tunnel {
         super::tunnel::spawn(tunnel, exchange);
         return ::http::Response::from_parts(head, ServedBody::finished());
     }

@@ -97,11 +97,11 @@ impl Worker {
         self.snapshot.load_full()
     }
 
-    /// Counts a connection until the guard is dropped.
+    /// Lists a connection until the guard is dropped, and ends its part in the worker's load then, which counts it since
+    /// it was accepted.
     pub fn register(self: &Rc<Self>, state: &Arc<ConnState>, series: EntryPointSeries) -> Registered {
-        self.loads.add(self.index);
         self.metrics.connection_opened(series);
-        if self.is_draining() {
+        if *self.stage.borrow() >= Stage::Draining {
             state.drain();
         }
         let key = self.connections.borrow_mut().insert(Arc::clone(state));
@@ -118,16 +118,10 @@ impl Worker {
         TunnelGuard(Rc::clone(self))
     }
 
-    /// Whether the worker is to accept no more.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        *self.stage.borrow() >= Stage::Draining
-    }
-
-    /// Whether nothing runs any more, and no connection is on its way here from another worker.
+    /// Whether nothing runs any more, nor is on its way here.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.connections.borrow().is_empty() && self.tunnels.get() == 0 && self.loads.of(self.index) == 0
+        self.loads.of(self.index) == 0 && self.tunnels.get() == 0
     }
 
     /// Ready once the worker is to accept no more.

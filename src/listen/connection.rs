@@ -317,3 +317,99 @@ impl Drop for Active {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::static_config::EntryPoint as Settings;
+    use crate::listen::deadline::Deadlines;
+    use crate::observe::metrics::{Metrics, MetricsOptions};
+
+    const HEADER: u64 = 10;
+    const IDLE: u64 = 40;
+
+    /// A fresh connection and the clock that it looks at.
+    fn connection(write_timeout: u64) -> (Arc<ConnState>, std::rc::Rc<Deadlines>) {
+        let mut settings = Settings::default();
+        let timeouts = &mut settings.transport.responding_timeouts;
+        timeouts.header_timeout = Duration::from_millis(HEADER);
+        timeouts.idle_timeout = Duration::from_millis(IDLE);
+        timeouts.write_timeout = Duration::from_millis(write_timeout);
+        let series = Metrics::new(MetricsOptions::default()).entry_point("web");
+        let entry_point = EntryPoint::new(0, "web", &settings, HeaderValue::from_static("here"), series);
+        let deadlines = Deadlines::new();
+        (
+            ConnState::new(&entry_point.expect("an entry point"), deadlines.clock(), 0),
+            deadlines,
+        )
+    }
+
+    /// Whether the connection is ended once `ms` more have passed.
+    fn ends_after(state: &ConnState, deadlines: &Deadlines, ms: u64) -> bool {
+        let until = deadlines.now() + ms;
+        while deadlines.now() < until {
+            std::thread::yield_now();
+            deadlines.sweep();
+        }
+        state.check();
+        state.poll(&Context::from_waker(std::task::Waker::noop())) == Verdict::Late
+    }
+
+    #[test]
+    fn the_first_head_and_each_later_one_have_their_deadline() {
+        let (state, clock) = connection(0);
+        assert!(ends_after(&state, &clock, HEADER + 1), "nothing came");
+        let (state, clock) = connection(0);
+        drop(state.start());
+        assert!(!ends_after(&state, &clock, HEADER + 1), "between two requests");
+        state.on_read(1);
+        assert!(ends_after(&state, &clock, HEADER + 1), "a head that does not end");
+    }
+
+    #[test]
+    fn a_running_request_has_none_but_write_timeout_and_then_the_connection_idles() {
+        let (state, clock) = connection(0);
+        let (first, second) = (state.start(), state.start());
+        state.on_read(1);
+        drop(first);
+        assert!(!ends_after(&state, &clock, IDLE + 1), "a stream runs");
+        assert!(state.watched().is_some());
+        drop(second);
+        assert!(state.watched().is_none());
+        assert!(ends_after(&state, &clock, IDLE + 1), "idle for too long");
+        let (state, clock) = connection(5);
+        let _active = state.start();
+        assert!(ends_after(&state, &clock, 6), "writeTimeout");
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_ended_after_the_idle_time() {
+        let (state, clock) = connection(0);
+        let _active = state.start();
+        state.on_write(true);
+        state.on_write(false);
+        assert!(!ends_after(&state, &clock, IDLE + 1));
+        state.on_write(true);
+        state.on_write(true);
+        assert!(ends_after(&state, &clock, IDLE + 1));
+    }
+
+    #[test]
+    fn reads_begin_no_head_where_requests_are_multiplexed() {
+        let (state, clock) = connection(0);
+        state.set_multiplexed();
+        state.on_read(PREFACE - 1);
+        state.on_read(1);
+        state.on_read(1);
+        assert!(!ends_after(&state, &clock, HEADER + 1));
+        assert!(ends_after(&state, &clock, IDLE), "no stream for too long");
+    }
+
+    #[test]
+    fn a_preface_that_stops_has_the_deadline_of_a_head() {
+        let (state, clock) = connection(0);
+        state.set_multiplexed();
+        state.on_read(PREFACE - 1);
+        assert!(ends_after(&state, &clock, HEADER + 1));
+    }
+}

@@ -57,16 +57,10 @@ impl Loads {
         self.connections[index].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Connections of worker `index`, those included that are on their way to it.
+    /// Connections of worker `index`, those on their way to it among them.
     #[must_use]
     pub fn of(&self, index: usize) -> usize {
         self.connections[index].load(Ordering::Relaxed)
-    }
-
-    /// Connections of all workers.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        self.connections.iter().map(|c| c.load(Ordering::Relaxed)).sum()
     }
 
     /// Whom worker `index` should give its next connection to, if not itself.
@@ -82,7 +76,7 @@ impl Loads {
         (own >= least + 2).then_some(best)
     }
 
-    /// Hands a socket to worker `to`, whose load counts it at once.
+    /// Hands a socket to worker `to`, whose load the caller has added it to.
     ///
     /// # Errors
     /// The socket, when that worker takes no more.
@@ -108,6 +102,6 @@ mod tests {
         loads.add(1);
         assert_eq!(loads.better_than(0), None);
         loads.remove(0);
-        assert_eq!((loads.better_than(1), loads.total()), (None, 2));
+        assert_eq!((loads.better_than(1), loads.of(0), loads.of(1)), (None, 1, 1));
     }
 }

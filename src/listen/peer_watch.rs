@@ -28,7 +28,7 @@ pub fn closed(fds: &[RawFd]) -> Vec<bool> {
     // SAFETY: `polls` is a valid, exclusively borrowed array of `count` initialised `pollfd`s for the whole call, and a
     // timeout of 0 never blocks. The kernel only writes `revents`. A descriptor that is no longer open is reported by
     // POLLNVAL, which is not counted; one that was reused cannot be in `fds`, since a connection leaves the worker's
-    // list, on this same thread, before its socket is closed.
+    // list in the same poll of its task that closes its socket, on this same thread.
     #[expect(unsafe_code, reason = "poll(2) on descriptors that hyper owns; the audited module")]
     let ready = unsafe { libc::poll(polls.as_mut_ptr(), count, 0) };
     if ready <= 0 {

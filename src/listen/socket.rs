@@ -2,11 +2,26 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Length of the queue of connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// How long a connection is silent before the kernel asks whether the other side is still there, and how often it asks:
+/// as Go does it. Without it a peer that lost its network would hold a tunnel, or a waiting request, for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Lets the kernel notice when the other side of `socket` is gone. What a listener accepts inherits it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
+    let often = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+    SockRef::from(socket).set_tcp_keepalive(&often)
+}
 
 /// The socket address of an entry point's `host:port`; an empty host is every address, IPv6 and IPv4.
 ///
@@ -57,6 +72,7 @@ fn open(address: SocketAddr, count: usize, shared: bool) -> io::Result<Vec<TcpLi
         .map(|_| {
             let socket = socket(address)?;
             socket.set_reuse_port(true)?;
+            keep_alive(&socket)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
@@ -83,6 +99,17 @@ mod tests {
         let listeners = listen("127.0.0.1:0".parse().expect("an address"), 2, false).expect("a free port");
         let address = listeners[0].local_addr().expect("an address");
         assert_eq!(listeners[1].local_addr().expect("an address"), address);
+        let _client = std::net::TcpStream::connect(address).expect("a connection");
+        let accepted = listeners
+            .iter()
+            .cycle()
+            .find_map(|l| l.accept().ok())
+            .expect("a peer")
+            .0;
+        assert!(
+            SockRef::from(&accepted).keepalive().expect("a socket option"),
+            "accepted sockets inherit it"
+        );
         let taken = listen(address, 1, false).expect_err("taken");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         assert!(listen(address, 1, true).is_ok(), "reusePort shares it");

@@ -34,7 +34,7 @@ mod watch;
 pub use self::tree::{MAX_FILES, MAX_FOLDERS};
 
 /// Largest configuration file.
-pub const MAX_FILE_BYTES: u64 = 4 << 20;
+pub const MAX_FILE_BYTES: u64 = 32 << 20;
 /// Time between two polls when nothing else is said.
 pub const POLL: Duration = Duration::from_secs(5);
 /// Most files that the configuration may refer to and that are watched.

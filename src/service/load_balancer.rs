@@ -105,3 +105,56 @@ impl LoadBalancer {
         self.servers.iter().any(|s| s.state.health() != Health::Down)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::dynamic::HealthCheck;
+    use crate::observe::metrics::{Metrics, MetricsOptions};
+    use crate::service::server::fixture;
+
+    /// Whom ten requests go to where the servers are in these states.
+    fn shares(checked: bool, states: &[Health]) -> Vec<usize> {
+        let servers: Vec<_> = (1..).take(states.len()).map(fixture).collect();
+        for (server, state) in servers.iter().zip(states) {
+            server.state.set_health(*state);
+        }
+        let balancer = LoadBalancer {
+            name: "s@file".into(),
+            weights: vec![1; servers.len()],
+            cursor: Arc::new(Cursor::new(servers.len())),
+            pass_host_header: true,
+            sticky: None,
+            health_check: checked.then(|| HealthPlan::new(&HealthCheck::default())),
+            series: Metrics::new(MetricsOptions::default()).service("s@file"),
+            model: None,
+            servers,
+        };
+        let mut counts = vec![0; states.len()];
+        for _ in 0..10 {
+            if let Some(i) = balancer.pick() {
+                counts[i] += 1;
+            }
+        }
+        assert_eq!(balancer.is_up(), counts.iter().sum::<usize>() == 10);
+        counts
+    }
+
+    #[test]
+    fn unknown_servers_get_traffic_only_while_no_sibling_is_known_to_be_up() {
+        use Health::{Down, Unknown, Up};
+        for (states, expected) in [
+            (&[Unknown, Unknown][..], &[5, 5][..]),
+            (&[Unknown, Up], &[0, 10]),
+            (&[Unknown, Down], &[10, 0]),
+            (&[Up, Up, Down], &[5, 5, 0]),
+            (&[Down, Down], &[0, 0]),
+            (&[Down], &[0]),
+            (&[Unknown], &[10]),
+        ] {
+            assert_eq!(shares(true, states), expected, "{states:?}");
+        }
+        assert_eq!(shares(false, &[Unknown, Unknown]), [5, 5]);
+        assert_eq!(shares(true, &[]), [0; 0]);
+    }
+}

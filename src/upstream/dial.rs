@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use super::stream::Stream;
 use crate::http::worker::Worker;
 use crate::listen::deadline::within;
+use crate::listen::socket::keep_alive;
 use crate::service::server::{Scheme, Server};
 use crate::tls::server::Alpn;
 
@@ -77,6 +78,7 @@ async fn connect_tcp(worker: &Worker, server: &Server) -> io::Result<TcpStream> 
         match TcpStream::connect(SocketAddr::new(ip, server.port)).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 return Ok(stream);
             }
             Err(e) => last = Some(e),

@@ -10,10 +10,11 @@ use ::http::{HeaderValue, Method, StatusCode, header};
 use super::dial::{DialError, Dialled, dial};
 use super::http1::{Answer, SendError, SendOptions, Wire, send};
 use super::http1_head::write_request;
+use super::http2::{self, Unanswered};
 use super::pool::Ticket;
 use super::pump::{Framing, Pump};
 use super::stream::Stream;
-use super::{http2, upgrade};
+use super::upgrade;
 use crate::http::body::{BodyError, RequestBody};
 use crate::http::exchange::{Exchange, Origin};
 use crate::http::target::without_semicolons;
@@ -118,8 +119,8 @@ pub async fn forward(
 async fn exchange_with(
     balancer: &LoadBalancer,
     server: &Arc<Server>,
-    parts: Parts,
-    body: RequestBody,
+    mut parts: Parts,
+    mut body: RequestBody,
     exchange: &mut Exchange,
 ) -> Result<Response, ForwardError> {
     let pools = &exchange.worker.pools;
@@ -129,7 +130,10 @@ async fn exchange_with(
         None
     };
     if let Some(sender) = shared {
-        return http2::send(sender, balancer, server, parts, body, exchange).await;
+        match http2::send(sender, balancer, server, parts, body, exchange).await {
+            Err(Unanswered::Unsent(request)) => (parts, body) = *request,
+            answered => return Ok(answered?),
+        }
     }
     let wire = match pools.take(server) {
         Some(wire) => wire,
@@ -137,7 +141,7 @@ async fn exchange_with(
             Fresh::Http1(wire) => wire,
             Fresh::Http2(stream) => {
                 let sender = http2::connect(stream, server, exchange).await?;
-                return http2::send(sender, balancer, server, parts, body, exchange).await;
+                return Ok(http2::send(sender, balancer, server, parts, body, exchange).await?);
             }
         },
     };

@@ -20,10 +20,11 @@ use crate::http::body::{BodyError, ResponseBody};
 use crate::listen::connection::ConnState;
 use crate::listen::deadline::Deadlines;
 
+/// Most interim answers (1xx) before the final one: 102 every few seconds is fine, a flood is not.
+const MAX_INTERIM: u32 = 1024;
+
 /// First room for an answer: a head and a small body arrive with one read.
 pub const FIRST_READ: usize = 16 * 1024;
-/// Most interim answers (1xx) before the final one: a server that sends nothing else would keep a worker busy for ever.
-const MAX_INTERIM: u32 = 64;
 
 /// A connection that speaks HTTP/1.1.
 #[derive(Debug)]
@@ -106,13 +107,13 @@ pub async fn send(
     ticket: Ticket,
     options: &SendOptions,
 ) -> Result<Answer, SendError> {
-    let mut state = State {
+    let mut way = Way {
         up: Up::Going,
         interim: 0,
     };
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut state, method, options);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut way, method, options);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -132,7 +133,7 @@ pub async fn send(
             }
             Ok(Answer::Upgraded(head.parts, wire))
         }
-        Ok(head) => Ok(answer(head, wire, pump, &state.up, ticket)),
+        Ok(head) => Ok(answer(head, wire, pump, &way.up, ticket)),
         Err(Failure::Closed(error)) => Err(SendError::Closed {
             error,
             pump: Box::new(pump),
@@ -141,18 +142,18 @@ pub async fn send(
     }
 }
 
-/// What is known of an exchange before its answer's head is complete.
-struct State {
-    up: Up,
-    /// Interim answers so far.
-    interim: u32,
-}
-
 /// The state of the way up.
 enum Up {
     Going,
     /// The server takes no more. It may have answered before it closed.
     Broken(Option<io::Error>),
+}
+
+/// How far an exchange is.
+struct Way {
+    up: Up,
+    /// Interim answers so far.
+    interim: u32,
 }
 
 enum Failure {
@@ -164,14 +165,14 @@ fn poll_head(
     cx: &mut Context<'_>,
     wire: &mut Wire,
     pump: &mut Pump,
-    State { up, interim }: &mut State,
+    way: &mut Way,
     method: &Method,
     options: &SendOptions,
 ) -> Poll<Result<Head, Failure>> {
-    if matches!(up, Up::Going) && !pump.is_done() {
+    if matches!(way.up, Up::Going) && !pump.is_done() {
         match pump.poll(cx, &mut wire.stream) {
             Poll::Ready(Err(PumpError::Body(e))) => return Poll::Ready(Err(Failure::Send(SendError::Body(e)))),
-            Poll::Ready(Err(PumpError::Io(e))) => *up = Up::Broken(Some(e)),
+            Poll::Ready(Err(PumpError::Io(e))) => way.up = Up::Broken(Some(e)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
@@ -179,8 +180,10 @@ fn poll_head(
         wire.buf.reserve(FIRST_READ);
         match wire.stream.poll_read_buf(cx, &mut wire.buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed(wire, up, io::ErrorKind::UnexpectedEof.into()))),
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, up, e))),
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(closed(wire, &mut way.up, io::ErrorKind::UnexpectedEof.into())));
+            }
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, &mut way.up, e))),
             Poll::Ready(Ok(_)) => {}
         }
         loop {
@@ -203,11 +206,10 @@ fn poll_head(
                             )))
                         });
                     }
-                    *interim += 1;
-                    if *interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Failure::Send(SendError::Protocol(
-                            "too many interim answers".into(),
-                        ))));
+                    way.interim += 1;
+                    if way.interim > MAX_INTERIM {
+                        let error = format!("more than {MAX_INTERIM} interim answers");
+                        return Poll::Ready(Err(Failure::Send(SendError::Protocol(error))));
                     }
                     // 100 is Gantry's own business with its client.
                     if let Some(client) = &options.interim
@@ -241,7 +243,7 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         let body = wire.buf.split_to(n).freeze();
         let (_, out) = pump.into_parts();
         wire.out = out;
-        // Bytes that nobody asked for would answer the next request.
+        // Bytes behind the answer's end belong to nobody: the next request must not take them for its answer.
         if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
@@ -255,3 +257,6 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
     let body = Http1Body::new(wire, (!whole).then_some(pump), head.length, keep_alive, ticket);
     Answer::Response(head.parts, ResponseBody::boxed(body))
 }
+
+#[cfg(test)]
+mod tests;

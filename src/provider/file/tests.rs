@@ -490,8 +490,8 @@ fn the_first_load_says_where_and_how_to_mend() {
     bench.write("conf/latin.yaml", "a: 1\n");
     fs::write(bench.path("conf/latin.yaml"), b"a: 1\nb: \xe9\n").unwrap();
     assert!(load(Target::Directory(bench.path("conf"))).contains("latin.yaml: not UTF-8 in line 2"));
-    fs::write(bench.path("conf/latin.yaml"), vec![b'#'; (4 << 20) + 1]).unwrap();
-    assert!(load(Target::Directory(bench.path("conf"))).contains("latin.yaml: larger than 4 MiB"));
+    fs::write(bench.path("conf/latin.yaml"), vec![b'#'; (32 << 20) + 1]).unwrap();
+    assert!(load(Target::Directory(bench.path("conf"))).contains("latin.yaml: larger than 32 MiB"));
 }
 
 #[test]
