@@ -101,7 +101,7 @@ impl Worker {
     /// it was accepted.
     pub fn register(self: &Rc<Self>, state: &Arc<ConnState>, series: EntryPointSeries) -> Registered {
         self.metrics.connection_opened(series);
-        if *self.stage.borrow() >= Stage::Draining {
+        if self.is_draining() {
             state.drain();
         }
         let key = self.connections.borrow_mut().insert(Arc::clone(state));
@@ -116,6 +116,12 @@ impl Worker {
     pub fn tunnel_opened(self: &Rc<Self>) -> TunnelGuard {
         self.tunnels.set(self.tunnels.get() + 1);
         TunnelGuard(Rc::clone(self))
+    }
+
+    /// Whether the worker is to accept no more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.stage.borrow() >= Stage::Draining
     }
 
     /// Whether nothing runs any more, nor is on its way here.

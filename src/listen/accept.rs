@@ -46,8 +46,8 @@ pub async fn accept(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, listener: 
             }
         }
     }
-    // Closing a listener resets the connections in its queue: empty it first, whatever tokio's budget says (it would end
-    // this after 128 of them). None is handed over: the other worker may be gone before it looks.
+    // Closing a listener resets the connections in its queue: empty it first, whatever tokio's budget says. None is handed
+    // over: the other worker may be gone before it looks.
     tokio::task::unconstrained(poll_fn(|cx| {
         loop {
             match listener.poll_accept(cx) {
@@ -83,7 +83,13 @@ pub async fn take_over(worker: Rc<Worker>, mut handed: mpsc::Receiver<Handed>) {
 
 /// The connection goes to the least loaded worker.
 fn place(worker: &Rc<Worker>, entry_point: &Arc<EntryPoint>, socket: TcpStream, peer: SocketAddr) {
-    let Some(other) = worker.loads.better_than(worker.index) else {
+    // While the workers drain, another one may have ended already.
+    let other = if worker.is_draining() {
+        None
+    } else {
+        worker.loads.better_than(worker.index)
+    };
+    let Some(other) = other else {
         worker.loads.add(worker.index);
         return spawn(worker, entry_point, socket, peer);
     };

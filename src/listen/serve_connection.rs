@@ -45,10 +45,30 @@ enum Greeting {
 }
 
 /// Serves a connection until it ends. Errors end here: they are the peer's affair.
-pub async fn serve_connection(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, tcp: TcpStream, peer: SocketAddr) {
+///
+/// The connection counts from the call on, not only from the first poll, so that no drain can miss it.
+pub fn serve_connection(
+    worker: Rc<Worker>,
+    entry_point: Arc<EntryPoint>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> {
     let _ = tcp.set_nodelay(true);
     let state = ConnState::new(&entry_point, worker.deadlines.clock(), tcp.as_raw_fd());
-    let _registered = worker.register(&state, entry_point.series);
+    let registered = worker.register(&state, entry_point.series);
+    async move {
+        let _registered = registered;
+        serve_registered(worker, entry_point, tcp, peer, state).await;
+    }
+}
+
+async fn serve_registered(
+    worker: Rc<Worker>,
+    entry_point: Arc<EntryPoint>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    state: Arc<ConnState>,
+) {
     let serving = async {
         match run(&worker, &entry_point, tcp, peer, &state).await {
             Ok(()) => {}

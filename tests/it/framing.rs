@@ -214,6 +214,23 @@ fn trailers_of_the_answer_reach_an_h2_client() {
 }
 
 #[test]
+fn trailers_of_the_answer_reach_an_http1_client_that_wants_them() {
+    only_gantry!();
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Model-Dice\r\n\r\n\
+                  2\r\nok\r\n0\r\nX-Model-Dice: 0.97\r\n\r\n";
+    for (te, trailers) in [("TE: trailers\r\n", 1), ("", 0)] {
+        let backend = Scripted::answering_once(answer);
+        let gateway = gateway().server(&backend.url()).run();
+        let reply = gateway
+            .client()
+            .send(format!("GET / HTTP/1.1\r\nHost: a\r\n{te}\r\n"))
+            .reply();
+        assert_eq!((reply.text().as_str(), reply.whole), ("ok", true));
+        assert_eq!(reply.body.trailers.len(), trailers, "{te}");
+    }
+}
+
+#[test]
 fn large_bodies_flow_both_ways_without_being_held() {
     let backend = Backend::start();
     let gateway = gateway().to(&backend).run();
