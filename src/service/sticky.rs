@@ -40,7 +40,9 @@ impl StickyCookie {
     pub fn new(cookie: &Cookie, service: &str) -> Self {
         let name = if cookie.name.is_empty() { default_name(service) } else { cookie.name.clone() };
         let mut attributes = String::new();
-        for (key, value) in [("Path", &cookie.path), ("Domain", &cookie.domain)] {
+        // RFC 6265, 5.2.3: a leading dot says nothing; Go's cookies leave it out.
+        let domain = cookie.domain.strip_prefix('.').unwrap_or(&cookie.domain);
+        for (key, value) in [("Path", cookie.path.as_str()), ("Domain", domain)] {
             if !value.is_empty() {
                 let _ = write!(attributes, "; {key}={value}");
             }
