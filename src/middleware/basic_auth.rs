@@ -106,8 +106,9 @@ impl BasicAuth {
     /// # Errors
     /// A `realm` or `headerField` that no header can carry.
     pub fn new(config: &Config, users: Users, pool: Arc<HashPool>) -> Result<Self, BuildError> {
+        let realm = if config.realm.is_empty() { "traefik" } else { &config.realm };
         // Not escaped within the quotes, as in Traefik.
-        let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{}\"", config.realm).as_bytes())
+        let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{realm}\"").as_bytes())
             .map_err(|_| BuildError::new("basicAuth.realm", "a realm holds no control characters"))?;
         let header_field =
             match config.header_field.as_str() {
