@@ -38,10 +38,10 @@ fn version(version: Version) -> &'static str {
 /// Writes the line of an exchange that is over.
 pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
     let Some(log) = &exchange.worker.access_log else { return };
-    if !exchange.router.as_ref().is_none_or(|router| router.access_logs) {
+    let connection = &exchange.connection;
+    if !exchange.router.as_ref().map_or(connection.entry_point.access_logs, |router| router.access_logs) {
         return;
     }
-    let connection = &exchange.connection;
     let upstream = exchange.upstream.as_ref();
     let service = upstream.and_then(|u| u.server.as_ref().map(|server| (u, server))).map(|(u, server)| Service {
         name: &u.balancer.name,

@@ -24,6 +24,14 @@ fn is_listed(name: &HeaderName) -> bool {
     matches!(text.as_bytes()[0], b'c' | b'k' | b'p' | b't' | b'u') && ALWAYS.iter().any(|n| n == name)
 }
 
+/// Those of `keep` that Connection names: they stay for the middlewares and go before a server sees the request
+/// (`forwardedHeaders.connection`).
+#[must_use]
+pub fn kept(headers: &HeaderMap, keep: &[HeaderName]) -> Vec<HeaderName> {
+    let named = |name: &&HeaderName| headers.get_all(header::CONNECTION).iter().any(|v| has_token(v, name.as_str()));
+    keep.iter().filter(named).cloned().collect()
+}
+
 /// Takes the hop-by-hop fields out of a request, except Connection-named ones in `keep`; gives the protocol of a real
 /// upgrade. Runs before Gantry adds its own fields, so that a client cannot name those.
 ///

@@ -35,7 +35,8 @@ pub async fn serve(
     let (parts, body) = request.into_parts();
     exchange.method = MethodLabel::of(&parts.method);
     let version = parts.version;
-    if worker.access_log.is_some() && connection.entry_point.access_logs {
+    // A router may log where its entry point does not: who is right shows at the end.
+    if worker.access_log.is_some() {
         exchange.log = Some(access::facts(worker, &parts));
     }
     let response = tell(&mut exchange, parts, body).await;
@@ -56,6 +57,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     }
 
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
+    exchange.middlewares_only = hop_by_hop::kept(&parts.headers, &entry_point.keep_connection);
     exchange.upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
     if !entry_point.trust.covers(connection.peer.ip()) {
         forwarded::drop_untrusted(&mut parts.headers);
@@ -76,7 +78,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         && plan.tls.options_for_host(host) != tls.options_id
     {
         // RFC 9110, 15.5.20: this host has other TLS options than the name that the handshake was for.
-        return error::status_text(StatusCode::MISDIRECTED_REQUEST);
+        return error::plain(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request");
     }
     let path = routing_path(parts.uri.path());
     let facts = Facts {

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use slab::Slab;
@@ -164,17 +164,25 @@ impl Worker {
         }
     }
 
-    /// Drains: waits until every connection and tunnel has ended, or everything is to end; flushes the log.
+    /// Drains: waits until every connection and tunnel has ended, or everything is to end; a connection is cut off when
+    /// the grace of its own entry point is over. Flushes the log.
     pub async fn drain(self: &Rc<Self>) {
         self.stopped_accepting().await;
         for (_, state) in self.connections.borrow().iter() {
             state.drain();
         }
+        let begun = Instant::now();
         let mut aborted = std::pin::pin!(self.aborted());
         loop {
             tokio::select! {
                 () = &mut aborted => break,
                 () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    let draining_for = begun.elapsed();
+                    for (_, state) in self.connections.borrow().iter() {
+                        if state.grace_is_over(draining_for) {
+                            state.end(Verdict::Aborted);
+                        }
+                    }
                     if self.is_idle() {
                         break;
                     }

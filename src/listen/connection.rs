@@ -80,6 +80,7 @@ pub struct ConnState {
     header_timeout: u64,
     idle_timeout: u64,
     write_timeout: u64,
+    grace: Duration,
     fd: RawFd,
 }
 
@@ -107,8 +108,15 @@ impl ConnState {
             header_timeout,
             idle_timeout: millis(entry_point.idle_timeout),
             write_timeout: millis(entry_point.write_timeout),
+            grace: entry_point.life_cycle.grace_time_out,
             fd,
         })
+    }
+
+    /// Whether its entry point's `graceTimeOut` is over so long after the drain began; zero means no limit.
+    #[must_use]
+    pub fn grace_is_over(&self, draining_for: Duration) -> bool {
+        !self.grace.is_zero() && draining_for >= self.grace
     }
 
     /// The connection speaks HTTP/2: it notices by itself when its peer goes.
