@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ::http::Version;
+use ::http::{HeaderMap, Version};
 use ::http::request::Parts;
 
 use super::exchange::{Exchange, LogFacts};
@@ -20,10 +20,17 @@ pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
         target: request.uri.clone(),
         host: host.unwrap_or_default().to_owned(),
         version: version(request.version),
-        request_headers: if keep_headers { request.headers.clone() } else { Default::default() },
         keep_headers,
         ..LogFacts::default()
     })
+}
+
+/// The request's fields for the log, once those of this hop are gone and Gantry's own are there. Host has keys of its own.
+pub fn keep_request_headers(facts: &mut LogFacts, headers: &HeaderMap) {
+    if facts.keep_headers {
+        facts.request_headers = headers.clone();
+        facts.request_headers.remove(::http::header::HOST);
+    }
 }
 
 fn version(version: Version) -> &'static str {

@@ -126,7 +126,9 @@ mod tests {
             ("proxy-authorization", "Basic x"),
             ("x-stay", "1"),
         ]);
-        assert_eq!(strip_request(&mut headers, &[HeaderName::from_static("x-keep")]), None);
+        let keep = [HeaderName::from_static("x-keep"), HeaderName::from_static("x-stay")];
+        assert_eq!(kept(&headers, &keep), ["x-keep"], "what Connection does not name is no field of this hop");
+        assert_eq!(strip_request(&mut headers, &keep), None);
         assert_eq!(headers, map(&[("x-keep", "1"), ("x-stay", "1"), ("te", "trailers")]));
     }
 

@@ -63,6 +63,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         forwarded::drop_untrusted(&mut parts.headers);
     }
     forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref());
+    if let Some(log) = &mut exchange.log {
+        access::keep_request_headers(log, &parts.headers);
+    }
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,

@@ -176,7 +176,8 @@ impl Middleware for BasicAuth {
     ) -> BoxFuture<'a, Response> {
         Box::pin(async move {
             let (user, verdict) = self.authenticate(request.headers_mut()).await;
-            exchange.user = user;
+            // Also without a name: the log tells a request that was asked for one (Traefik: an empty name).
+            exchange.user = Some(user.unwrap_or_default());
             if verdict == Verdict::Match {
                 next.run(request, exchange).await
             } else {
@@ -277,6 +278,8 @@ mod tests {
             "Basic realm=\"My \"Realm\""
         );
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain");
+        let unnamed = auth(&Config { realm: String::new(), ..admin() }).refuse(Verdict::NoMatch);
+        assert_eq!(unnamed.headers()[header::WWW_AUTHENTICATE], "Basic realm=\"traefik\"");
         let response = auth(&admin()).refuse(Verdict::Busy);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");

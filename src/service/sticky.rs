@@ -139,7 +139,7 @@ mod tests {
         let cookie = Cookie {
             name: "c".into(),
             path: "/x".into(),
-            domain: "d.test".into(),
+            domain: ".d.test".into(),
             secure: true,
             http_only: true,
             same_site: Some(SameSite::None),

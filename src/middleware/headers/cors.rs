@@ -277,6 +277,21 @@ mod tests {
     }
 
     #[test]
+    fn a_maximum_age_of_zero_is_sent() {
+        let config = Config {
+            access_control_allow_origin_list: strings(&["https://a.test"]),
+            access_control_max_age: Some(0),
+            ..Config::default()
+        };
+        let request = [("origin", "https://a.test"), ("access-control-request-method", "GET")];
+        let expected = [
+            ("access-control-allow-origin", "https://a.test"),
+            ("access-control-max-age", "0"),
+        ];
+        check(&preflight(&config, &request), &expected);
+    }
+
+    #[test]
     fn listed_origins() {
         let config = Config {
             access_control_allow_origin_list: strings(&["https://a.test"]),
