@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Decoded;
 use crate::config::static_config::Static;
 use crate::{config, demo, gateway, observe};
 
@@ -30,7 +31,13 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The static configuration. Without it: /etc/gantry/gantry.yaml, then ./gantry.yaml
-    #[arg(long = "configFile", alias = "configfile", env = "GANTRY_CONFIGFILE", global = true, value_name = "FILE")]
+    #[arg(
+        long = "configFile",
+        alias = "configfile",
+        env = "GANTRY_CONFIGFILE",
+        global = true,
+        value_name = "FILE"
+    )]
     config_file: Option<PathBuf>,
     /// Data-plane workers. Default: one per processor that the process may use
     #[arg(long, env = "GANTRY_WORKERS", global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -92,7 +99,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None | Some(Command::Run) => run(&cli.run),
-        Some(Command::Demo { phantom: Some(file), seed }) => demo::write_phantom(&file, seed),
+        Some(Command::Demo {
+            phantom: Some(file),
+            seed,
+        }) => demo::write_phantom(&file, seed),
         Some(Command::Demo { phantom: None, .. }) => demo::run(cli.run.workers.map(usize::from)),
         Some(Command::Check { files, format }) => return check::run(&files, format),
         Some(Command::HashPassword { user, cost }) => hash_password::run(user.as_deref(), cost),
@@ -116,10 +126,21 @@ pub fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
     let file = find_static(args.config_file.as_deref())?;
-    let settings = load_static(&file)?;
-    let log = observe::log::init(&(&settings.log).into())
-        .map_err(|e| anyhow::anyhow!("cannot open the log {:?} (log.filePath): {e}", settings.log.file_path))?;
-    gateway::run(gateway::Options { settings, workers: args.workers.map(usize::from), log: Some(log) })
+    let decoded = load_static(&file)?;
+    start(decoded.value.clone(), args).map_err(|error| match error.downcast::<gateway::StartError>() {
+        Ok(gateway::StartError(diagnostic)) => anyhow::anyhow!("{}", decoded.attach(diagnostic)),
+        Err(error) => error,
+    })
+}
+
+fn start(settings: Static, args: &RunArgs) -> anyhow::Result<()> {
+    let log =
+        observe::log::init(&(&settings.log).into()).map_err(|e| gateway::startup::unopened("log.filePath", &e))?;
+    gateway::run(gateway::Options {
+        settings,
+        workers: args.workers.map(usize::from),
+        log: Some(log),
+    })
 }
 
 /// The static file that is to be used.
@@ -127,17 +148,21 @@ fn find_static(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(file) = named {
         return Ok(file.to_owned());
     }
-    PLACES.iter().map(PathBuf::from).find(|file| file.is_file()).ok_or_else(|| {
-        anyhow::anyhow!(
-            "error: there is no static configuration: looked for {}\n  = help: name it with --configFile FILE or \
+    PLACES
+        .iter()
+        .map(PathBuf::from)
+        .find(|file| file.is_file())
+        .ok_or_else(|| {
+            anyhow::anyhow!(
+                "error: there is no static configuration: looked for {}\n  = help: name it with --configFile FILE or \
              GANTRY_CONFIGFILE, or see `gantry demo`",
-            PLACES.join(" and ")
-        )
-    })
+                PLACES.join(" and ")
+            )
+        })
 }
 
 /// Reads and decodes a static file; warnings go to standard error.
-fn load_static(file: &Path) -> anyhow::Result<Static> {
+fn load_static(file: &Path) -> anyhow::Result<Decoded<Static>> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|e| {
         anyhow::anyhow!("error: cannot read `{name}`: {e}\n  = help: check the path and its permissions (--configFile)")
@@ -148,7 +173,7 @@ fn load_static(file: &Path) -> anyhow::Result<Static> {
         eprintln!("{warning}\n");
     }
     if errors.is_empty() {
-        return Ok(decoded.value);
+        return Ok(decoded);
     }
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     anyhow::bail!("{}", text.join("\n\n"))

@@ -62,7 +62,12 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let (setup, found) = TlsSetup::build(&dynamic.tls, resources, &context.tls);
     diagnostics.extend(found);
     let mut plans = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
-    services.mark_models(plans.iter().flat_map(|p| p.plain.iter().chain(&p.secure)).map(|e| &*e.value));
+    services.mark_models(
+        plans
+            .iter()
+            .flat_map(|p| p.plain.iter().chain(&p.secure))
+            .map(|e| &*e.value),
+    );
     let entry_points = plans
         .drain(..)
         .map(|plan| EntryPointPlan {
@@ -82,6 +87,17 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
             not_after: identity.info.not_after,
         })
         .collect();
-    let snapshot = Snapshot { generation, entry_points, balancers: services.into_balancers() };
-    Compiled { snapshot, diagnostics, certificates }
+    let snapshot = Snapshot {
+        generation,
+        entry_points,
+        balancers: services.into_balancers(),
+    };
+    Compiled {
+        snapshot,
+        diagnostics,
+        certificates,
+    }
 }
+
+#[cfg(test)]
+mod tests;

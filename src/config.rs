@@ -1,7 +1,7 @@
 //! What the user wrote: the structs of this module are the configuration's documentation and its schema.
 //!
 //! A text becomes a tree with places ([`yaml`]), the tree becomes structs ([`decode`], declared by `settings!`), the
-//! structs of several files become one ([`merge`]). What the values mean together (does this service exist?) is
+//! structs of several files become one ([`merge()`]). What the values mean together (does this service exist?) is
 //! `compile`'s matter.
 //!
 //! Invariants: only [`Resources::load`] does IO; only `config/yaml.rs` knows the YAML crate; no text, however broken,
@@ -201,6 +201,16 @@ pub fn recognise(text: &str) -> Kind {
         (statics, dynamics) if dynamics >= statics => Kind::Dynamic,
         _ => Kind::Static,
     }
+}
+
+/// Whether a text is a mapping with at least one key. Keys that begin with `x-` do not count.
+#[must_use]
+pub fn has_keys(text: &str) -> bool {
+    let tree = yaml::parse(&Source::new("", text)).ok().flatten();
+    tree.is_some_and(|tree| {
+        let own = |key: &str| key.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("x-"));
+        tree.entries().iter().any(|entry| !own(&entry.key))
+    })
 }
 
 fn names(keys: Option<&'static Keys>) -> Vec<&'static str> {

@@ -16,6 +16,5 @@ pub use front::run;
 /// # Errors
 /// When the file cannot be written.
 pub fn write_phantom(file: &Path, seed: u64) -> anyhow::Result<()> {
-    phantom::write_phantom(file, seed)
-        .map_err(|e| anyhow::anyhow!("error: cannot write `{}`: {e}", file.display()))
+    phantom::write_phantom(file, seed).map_err(|e| anyhow::anyhow!("error: cannot write `{}`: {e}", file.display()))
 }

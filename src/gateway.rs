@@ -3,8 +3,8 @@
 //! Only this module spawns long-lived tasks and threads. The control plane runs on the calling thread; each worker has
 //! a thread of its own and never waits for the control plane.
 
-mod reload;
 mod observe_options;
+mod reload;
 pub(crate) mod startup;
 mod workers;
 
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::config::static_config::Static;
+use crate::diag::Diagnostic;
 use crate::http::worker::Stage;
 use crate::observe::log::{LIFECYCLE, Log};
 use crate::provider::{self, Provider as _};
@@ -33,6 +34,12 @@ pub struct Options {
     /// The application log, for SIGUSR1.
     pub log: Option<Log>,
 }
+
+/// Why the gateway cannot start, where a value of its static configuration is the reason. Whoever has read the file
+/// knows the place of the value.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub Diagnostic);
 
 /// What can happen while the gateway serves. Nothing else reaches the main loop.
 enum Event {
@@ -69,7 +76,13 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     let (mut reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
     let listeners = startup::listen(reloader.context(), count)?;
     let snapshot = reloader.publish(compiled);
-    let mut workers = Workers::start(count, listeners, reloader.context(), snapshot, started.access_log.as_ref())?;
+    let mut workers = Workers::start(
+        count,
+        listeners,
+        reloader.context(),
+        snapshot,
+        started.access_log.as_ref(),
+    )?;
     tracing::info!(target: LIFECYCLE, version = env!("CARGO_PKG_VERSION"), workers = count, "Gantry serves");
 
     let (sender, mut events) = mpsc::channel(1);
@@ -96,7 +109,9 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
                 }
             }
             Event::Stop => break,
-            Event::WorkerLost => anyhow::bail!("a worker thread ended by a bug; the process ends so that it is started anew"),
+            Event::WorkerLost => {
+                anyhow::bail!("a worker thread ended by a bug; the process ends so that it is started anew")
+            }
         }
     }
     drop(events);
@@ -111,17 +126,21 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
 /// signal ends it at once.
 async fn drain(workers: &mut Workers, reloader: &Reloader, signals: &mut Signals) {
     let context = reloader.context();
-    let longest = |grace: fn(&crate::config::static_config::LifeCycle) -> Duration| {
-        context.entry_points.iter().map(|e| grace(&e.life_cycle)).max().unwrap_or_default()
-    };
-    let accepting = longest(|l| l.request_accept_grace_timeout);
-    let grace = longest(|l| l.grace_time_out);
+    let cycles = || context.entry_points.iter().map(|e| &e.life_cycle);
+    let accepting = cycles()
+        .map(|c| c.request_accept_grace_timeout)
+        .max()
+        .unwrap_or_default();
+    // Each connection ends with the grace of its own entry point; this bounds the whole. Zero means no limit, as with
+    // Go's server.
+    let unlimited = cycles().any(|c| c.grace_time_out.is_zero());
+    let longest = cycles().map(|c| c.grace_time_out).max().unwrap_or_default();
+    let grace = if unlimited { Duration::ZERO } else { longest };
     context.ping.terminate();
     tracing::info!(target: LIFECYCLE, ?accepting, ?grace, "draining");
     let quiet = async {
         tokio::time::sleep(accepting).await;
         workers.tell(Stage::Draining);
-        // Zero means no limit, as with Go's server.
         if grace.is_zero() {
             workers.ended().await;
         } else if timeout(grace, workers.ended()).await.is_err() {

@@ -45,14 +45,30 @@ impl<'a> Next<'a> {
     /// A chain of `middlewares` in front of `service`.
     #[must_use]
     pub fn new(middlewares: &'a [Arc<dyn Middleware>], service: &'a Service) -> Self {
-        Self { rest: middlewares, service }
+        Self {
+            rest: middlewares,
+            service,
+        }
     }
 
     /// Runs the rest of the chain.
-    pub async fn run(self, request: Request, exchange: &mut Exchange) -> Response {
+    ///
+    /// The service's future, which is large, is boxed once at the end of the chain; an `async fn` here would put it into
+    /// the future of each middleware.
+    pub fn run<'b>(self, request: Request, exchange: &'b mut Exchange) -> BoxFuture<'b, Response>
+    where
+        'a: 'b,
+    {
         match self.rest.split_first() {
-            Some((first, rest)) => first.handle(request, exchange, Next { rest, service: self.service }).await,
-            None => self.service.handle(request, exchange).await,
+            Some((first, rest)) => first.handle(
+                request,
+                exchange,
+                Next {
+                    rest,
+                    service: self.service,
+                },
+            ),
+            None => Box::pin(self.service.handle(request, exchange)),
         }
     }
 }
@@ -87,7 +103,11 @@ pub struct BuildError {
 impl BuildError {
     /// An error at `path`.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into(), help: None }
+        Self {
+            path: path.into(),
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// Adds how to mend it.

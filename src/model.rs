@@ -38,7 +38,8 @@ impl ModelPlan {
             for value in headers.get_all(&source.name) {
                 let sample = value.to_str().ok().and_then(|v| v.trim().parse::<f64>().ok());
                 if let Some(sample) = sample.filter(|v| (0.0..=1.0).contains(v)) {
-                    self.series.accuracy(AccuracySource::Reported, &source.label, sample, Instant::now());
+                    self.series
+                        .accuracy(AccuracySource::Reported, &source.label, sample, Instant::now());
                 }
             }
         }

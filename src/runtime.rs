@@ -61,7 +61,13 @@ impl Runtime {
             return object;
         }
         let object = Arc::new(make());
-        inner.held.insert(id, Held { object: object.clone(), generation });
+        inner.held.insert(
+            id,
+            Held {
+                object: object.clone(),
+                generation,
+            },
+        );
         object
     }
 
@@ -89,16 +95,28 @@ mod tests {
     fn state_survives_generations_that_ask_for_it_and_goes_when_none_does() {
         let runtime = Runtime::new();
         runtime.next_generation();
-        runtime.state("counter", "a", || AtomicU32::new(0)).store(7, Ordering::Relaxed);
+        runtime
+            .state("counter", "a", || AtomicU32::new(0))
+            .store(7, Ordering::Relaxed);
         for _ in 0..5 {
             runtime.next_generation();
-            assert_eq!(runtime.state("counter", "a", || AtomicU32::new(0)).load(Ordering::Relaxed), 7);
+            assert_eq!(
+                runtime
+                    .state("counter", "a", || AtomicU32::new(0))
+                    .load(Ordering::Relaxed),
+                7
+            );
             runtime.sweep();
         }
         for _ in 0..=KEEP {
             runtime.next_generation();
             runtime.sweep();
         }
-        assert_eq!(runtime.state("counter", "a", || AtomicU32::new(0)).load(Ordering::Relaxed), 0);
+        assert_eq!(
+            runtime
+                .state("counter", "a", || AtomicU32::new(0))
+                .load(Ordering::Relaxed),
+            0
+        );
     }
 }

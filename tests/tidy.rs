@@ -445,10 +445,13 @@ fn yaml_blocks(text: &str) -> Vec<(usize, String)> {
     blocks
 }
 
+/// `gantry check` of one file. An empty dynamic file goes with it: a static file is then judged without the folder
+/// that it names, which this machine need not have.
 fn check(path: &Path) -> Output {
+    let empty = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     Command::new(env!("CARGO_BIN_EXE_gantry"))
         .arg("check")
-        .arg(path)
+        .args([path, empty.path()])
         .output()
         .unwrap()
 }
@@ -483,11 +486,7 @@ fn every_configuration_that_we_show_passes_check() {
     assert!(!check(&misspelt).status.success(), "`gantry check` refuses nothing");
     let mut broken = Vec::new();
     for (name, path) in shown {
-        let output = Command::new(env!("CARGO_BIN_EXE_gantry"))
-            .arg("check")
-            .arg(&path)
-            .output()
-            .unwrap();
+        let output = check(&path);
         if !output.status.success() {
             let said = [output.stdout, output.stderr].concat();
             broken.push(format!("{name}\n{}", String::from_utf8_lossy(&said)));

@@ -17,7 +17,9 @@ pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
     match tokio::task::spawn_blocking(move || metrics.render(format, Instant::now())).await {
         Ok(text) => {
             let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
             response
         }
         Err(e) => {

@@ -19,7 +19,10 @@ impl Ping {
     #[must_use]
     pub fn new(terminating_status: u16) -> Self {
         let terminating_status = StatusCode::from_u16(terminating_status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        Self { terminating: AtomicBool::new(false), terminating_status }
+        Self {
+            terminating: AtomicBool::new(false),
+            terminating_status,
+        }
     }
 
     /// The drain begins.
@@ -30,8 +33,11 @@ impl Ping {
     /// The answer as of now.
     #[must_use]
     pub fn answer(&self) -> Response {
-        let status =
-            if self.terminating.load(Ordering::Relaxed) { self.terminating_status } else { StatusCode::OK };
+        let status = if self.terminating.load(Ordering::Relaxed) {
+            self.terminating_status
+        } else {
+            StatusCode::OK
+        };
         let text = status.canonical_reason().unwrap_or_default();
         error::with_body(status, ResponseBody::full(text))
     }

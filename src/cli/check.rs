@@ -45,7 +45,11 @@ pub fn run(files: &[PathBuf], format: Format) -> ExitCode {
             );
         }
     }
-    if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if errors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[derive(Default)]
@@ -59,14 +63,31 @@ struct Check {
 impl Check {
     /// Reads a file, or a folder of dynamic files.
     fn read(&mut self, path: &Path) {
-        if path.is_dir() {
-            return self.read_provider(Target::Directory(path.to_owned()));
-        }
         let name = path.display().to_string();
+        if path.is_dir() {
+            let before = self.read.len();
+            let problems = self.read_provider(Target::Directory(path.to_owned()));
+            if problems.is_empty() && self.read.len() == before {
+                let warning = Diagnostic::warning(name, "there is no configuration file in this folder");
+                self.found
+                    .push(warning.help("dynamic files are those that end in .yaml or .yml"));
+            }
+            self.found.extend(problems.iter().map(|problem| {
+                let path = problem.path.display().to_string();
+                of_problem(problem, path, problem.message.clone())
+            }));
+            return;
+        }
         match std::fs::read_to_string(path) {
             Ok(text) => self.text(path, &name, &text),
             Err(e) => {
-                self.found.push(Diagnostic::error(name, format!("cannot read `{}`: {e}", path.display())).help("check the path and its permissions"));
+                let help = match e.kind() {
+                    std::io::ErrorKind::InvalidData => "save the file as UTF-8 text",
+                    std::io::ErrorKind::PermissionDenied => "let this user read it, and enter the folders above it",
+                    _ => "check the path",
+                };
+                let message = format!("cannot read `{}`: {e}", path.display());
+                self.found.push(Diagnostic::error(name, message).help(help));
             }
         }
     }
@@ -81,6 +102,11 @@ impl Check {
                 self.found.extend(decoded.diagnostics.iter().cloned());
                 self.settings = Some(decoded);
             }
+            Kind::Unknown if config::has_keys(text) => {
+                let message = "this is neither a static nor a dynamic file: it has none of their keys";
+                let help = "a static file has `entryPoints` or `providers`, a dynamic one `http` or `tls`";
+                self.found.push(Diagnostic::error(name, message).help(help));
+            }
             Kind::Dynamic | Kind::Unknown => {
                 let decoded = config::decode_dynamic(name, text);
                 self.found.extend(decoded.diagnostics.iter().cloned());
@@ -89,16 +115,15 @@ impl Check {
         }
     }
 
-    fn read_provider(&mut self, target: Target) {
+    /// Reads what a provider would; gives what it could not read.
+    fn read_provider(&mut self, target: Target) -> Vec<Problem> {
         let event = FileProvider::new(target, false, Duration::ZERO, Duration::ZERO).load_what_is_there();
-        for problem in event.all_problems() {
-            self.found.push(of_problem(problem));
-        }
         for file in &event.files {
             if let Ok(text) = &file.text {
                 self.text(&file.path, &file.path.display().to_string(), text);
             }
         }
+        event.all_problems().cloned().collect()
     }
 
     /// A static file names its dynamic ones: they are checked with it, unless dynamic files were given.
@@ -106,12 +131,19 @@ impl Check {
         if !self.dynamic.is_empty() {
             return;
         }
-        let Some(file) = self.settings.as_ref().and_then(|s| s.value.providers.file.clone()) else { return };
-        self.read_provider(if file.filename.is_empty() {
-            Target::Directory(file.directory.into())
+        let Some(file) = self.settings.as_ref().and_then(|s| s.value.providers.file.clone()) else {
+            return;
+        };
+        let (key, target) = if file.filename.is_empty() {
+            ("providers.file.directory", Target::Directory(file.directory.into()))
         } else {
-            Target::Filename(file.filename.into())
-        });
+            ("providers.file.filename", Target::Filename(file.filename.into()))
+        };
+        for problem in self.read_provider(target) {
+            let message = format!("{}: {}", problem.path.display(), problem.message);
+            let found = of_problem(&problem, key.to_owned(), message);
+            self.found.extend(self.settings.as_ref().map(|s| s.attach(found)));
+        }
     }
 
     /// Compiles what could be decoded: dangling references, certificates, weights, shadowed routers.
@@ -124,14 +156,22 @@ impl Check {
         };
         let context: Context = match gateway::startup::context(settings) {
             Ok(context) => context,
-            Err(e) => return self.found.push(Diagnostic::error("", e.to_string())),
+            Err(error) => {
+                let settings = self.settings.as_ref();
+                let error = settings.map_or_else(|| (*error).clone(), |s| s.attach((*error).clone()));
+                return self.found.push(error);
+            }
         };
         let mut paths = config::references(&merged.value);
         paths.extend(config::static_references(&context.settings));
         let resources = Resources::load(paths);
         let compiled = compile(&context, &merged.value, &resources, 0);
         let located = |diagnostic: Diagnostic| match &self.settings {
-            Some(settings) if ["serversTransport.", "entryPoints."].iter().any(|p| diagnostic.path.starts_with(p)) => {
+            Some(settings)
+                if ["serversTransport.", "entryPoints."]
+                    .iter()
+                    .any(|p| diagnostic.path.starts_with(p)) =>
+            {
                 settings.attach(diagnostic)
             }
             _ => merged.attach(diagnostic),
@@ -144,7 +184,7 @@ impl Check {
             .chain(compiled.diagnostics)
             .map(located)
             // Where a file could not be decoded, what it would have declared is missing only because of that.
-            .filter(|d| !(unfinished && d.message.starts_with("there is no ")))
+            .filter(|d| !(unfinished && d.message.starts_with("there is no ") && !d.path.contains(".entryPoints[")))
             .collect();
         self.found.extend(later);
     }
@@ -152,16 +192,95 @@ impl Check {
 
 /// Without a static file every entry point that a router names is taken to exist.
 fn assumed(dynamic: &Dynamic) -> Static {
-    let names = dynamic.http.routers.values().flat_map(|r| r.entry_points.iter().map(String::as_str));
-    let entry_point = |name: &str| (name.to_owned(), EntryPoint { address: ":0".to_owned(), ..EntryPoint::default() });
+    let names = dynamic
+        .http
+        .routers
+        .values()
+        .flat_map(|r| r.entry_points.iter().map(String::as_str));
+    let entry_point = |name: &str| {
+        (
+            name.to_owned(),
+            EntryPoint {
+                address: ":0".to_owned(),
+                ..EntryPoint::default()
+            },
+        )
+    };
     let entry_points: BTreeMap<_, _> = names.chain(["web"]).map(entry_point).collect();
-    Static { entry_points, ..Static::default() }
+    Static {
+        entry_points,
+        ..Static::default()
+    }
 }
 
-fn of_problem(problem: &Problem) -> Diagnostic {
-    let path = problem.path.display().to_string();
-    let message = format!("{path}: {}", problem.message);
-    let diagnostic =
-        if problem.is_error() { Diagnostic::error(path, message) } else { Diagnostic::warning(path, message) };
+fn of_problem(problem: &Problem, path: String, message: String) -> Diagnostic {
+    let diagnostic = if problem.is_error() {
+        Diagnostic::error(path, message)
+    } else {
+        Diagnostic::warning(path, message)
+    };
     diagnostic.help(problem.help.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said about a file of this text.
+    fn found(text: &str) -> Vec<Diagnostic> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut check = Check::default();
+        check.read(&file);
+        check.follow_static();
+        check.compile();
+        check.found
+    }
+
+    #[test]
+    fn what_the_static_file_names_is_missed_where_it_is_named() {
+        for (text, key, near) in [
+            (
+                "entryPoints: {web: {address: ':0'}}\nping: {entryPoint: wep}\n",
+                "ping.entryPoint",
+                "`web`",
+            ),
+            (
+                "entryPoints: {web: {address: ':0'}}\nmetrics: {prometheus: {entryPoint: far}}\n",
+                "metrics.prometheus.entryPoint",
+                "web",
+            ),
+            (
+                "entryPoints: {web: {address: ':0', http: {redirections: {entryPoint: {to: nowhere}}}}}\n",
+                "entryPoints.web.http.redirections.entryPoint.to",
+                ":8443",
+            ),
+            (
+                "entryPoints: {web: {address: ':0'}}\nproviders: {file: {directory: /nowhere/at/all}}\n",
+                "providers.file.directory",
+                "create it",
+            ),
+        ] {
+            let found = found(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].path, key);
+            assert!(found[0].location.is_some(), "{key}");
+            assert!(found[0].help.as_ref().unwrap().contains(near), "{:?}", found[0].help);
+        }
+    }
+
+    #[test]
+    fn a_file_of_neither_kind_is_told_what_the_kinds_are() {
+        let found = found("foo: 1\nbar: 2\n");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].help.as_ref().unwrap().contains("`entryPoints`"));
+    }
+
+    #[test]
+    fn own_keys_and_comments_alone_are_no_mistake() {
+        for text in ["", "# later\n", "x-mine: 1\n"] {
+            assert_eq!(found(text), [], "{text:?}");
+        }
+    }
 }

@@ -17,10 +17,15 @@ pub fn run(user: Option<&str>, cost: u32) -> anyhow::Result<()> {
         eprintln!("Password (it is shown as you type; end with Enter):");
     }
     let mut line = String::new();
-    stdin.lock().read_line(&mut line).context("cannot read the password from standard input")?;
+    stdin
+        .lock()
+        .read_line(&mut line)
+        .context("cannot read the password from standard input")?;
     let password = line.trim_end_matches(['\n', '\r']);
     if password.is_empty() {
-        bail!("error: there is no password on standard input\n  = help: printf '%s' 'the password' | gantry hash-password alice");
+        bail!(
+            "error: there is no password on standard input\n  = help: printf '%s' 'the password' | gantry hash-password alice"
+        );
     }
     if password.len() > LONGEST || password.contains('\0') {
         bail!("error: bcrypt reads {LONGEST} bytes at most and stops at a NUL\n  = help: choose a shorter password");

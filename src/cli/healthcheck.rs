@@ -22,7 +22,7 @@ pub fn run(url: Option<&str>, static_file: Option<&Path>) -> ExitCode {
         }
     };
     match ask(&address, &path) {
-        Ok(status) if status == 200 => {
+        Ok(200) => {
             println!("OK: http://{address}{path}");
             ExitCode::SUCCESS
         }
@@ -52,14 +52,27 @@ fn from_file(file: Option<&Path>) -> Result<(String, String), String> {
     let file = file.ok_or("there is no static configuration: name it with --configFile, or give --url")?;
     let text = std::fs::read_to_string(file).map_err(|e| format!("cannot read `{}`: {e}", file.display()))?;
     let settings = config::decode_static(&file.display().to_string(), &text).value;
-    let ping = settings.ping.ok_or("please enable `ping` in the static configuration to use healthcheck")?;
+    let ping = settings
+        .ping
+        .ok_or("please enable `ping` in the static configuration to use healthcheck")?;
     let address = match settings.entry_points.get(&ping.entry_point) {
         Some(entry_point) => entry_point.address.split('/').next().unwrap_or_default().to_owned(),
         None if ping.entry_point == "traefik" => ":8080".to_owned(),
-        None => return Err(format!("ping.entryPoint: there is no entry point `{}`", ping.entry_point)),
+        None => {
+            return Err(format!(
+                "ping.entryPoint: there is no entry point `{}`",
+                ping.entry_point
+            ));
+        }
     };
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("`{address}` is no address"))?;
-    let host = if matches!(host, "" | "0.0.0.0" | "[::]") { "127.0.0.1" } else { host };
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| format!("`{address}` is no address"))?;
+    let host = if matches!(host, "" | "0.0.0.0" | "[::]") {
+        "127.0.0.1"
+    } else {
+        host
+    };
     Ok((format!("{host}:{port}"), "/ping".to_owned()))
 }
 
@@ -68,9 +81,15 @@ fn ask(address: &str, path: &str) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut head = Vec::new();
     stream.take(64).read_to_end(&mut head)?;
-    let status = std::str::from_utf8(&head).ok().and_then(|h| h.split(' ').nth(1)).and_then(|s| s.parse().ok());
+    let status = std::str::from_utf8(&head)
+        .ok()
+        .and_then(|h| h.split(' ').nth(1))
+        .and_then(|s| s.parse().ok());
     status.ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
 }

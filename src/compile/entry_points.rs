@@ -7,6 +7,7 @@ use super::Context;
 use super::routers::Plan;
 use super::snapshot::RouterPlan;
 use crate::config::static_config::{RedirectEntryPoint, Static};
+use crate::diag::{Diagnostic, did_you_mean};
 use crate::listen::entry_point::EntryPoint;
 use crate::middleware::Middleware;
 use crate::middleware::redirect_scheme::{RedirectScheme, entry_point_port};
@@ -35,21 +36,45 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
         && ping.entry_point == entry_point.name
     {
         let service = Service::Internal(Internal::Ping(Arc::clone(&context.ping)));
-        add(plan, "ping@internal", "PathPrefix(`/ping`)", i64::MAX, Vec::new(), &service);
+        add(
+            plan,
+            "ping@internal",
+            "PathPrefix(`/ping`)",
+            i64::MAX,
+            Vec::new(),
+            &service,
+        );
     }
     if let Some(prometheus) = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref())
         && !prometheus.manual_routing
         && prometheus.entry_point == entry_point.name
     {
         let service = Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)));
-        add(plan, "prometheus@internal", "PathPrefix(`/metrics`)", i64::MAX, Vec::new(), &service);
+        add(
+            plan,
+            "prometheus@internal",
+            "PathPrefix(`/metrics`)",
+            i64::MAX,
+            Vec::new(),
+            &service,
+        );
     }
-    let redirection = settings.entry_points.get(&entry_point.name).and_then(|e| e.http.redirections.as_ref());
+    let redirection = settings
+        .entry_points
+        .get(&entry_point.name)
+        .and_then(|e| e.http.redirections.as_ref());
     if let Some(to) = redirection.and_then(|r| r.entry_point.as_ref()) {
         let Some(redirect) = redirect(context, to) else { return };
         let name = format!("{}-to-{}@internal", entry_point.name, to.to.trim_start_matches(':'));
         let noop = Service::Internal(Internal::Noop);
-        add(plan, &name, "HostRegexp(`^.+$`)", to.priority, vec![Arc::new(redirect)], &noop);
+        add(
+            plan,
+            &name,
+            "HostRegexp(`^.+$`)",
+            to.priority,
+            vec![Arc::new(redirect)],
+            &noop,
+        );
     }
 }
 
@@ -63,17 +88,43 @@ fn redirect(context: &Context, to: &RedirectEntryPoint) -> Option<RedirectScheme
     RedirectScheme::new(&to.scheme, &port.to_string(), to.permanent).ok()
 }
 
-/// What is wrong with the redirections of the entry points.
-pub(crate) fn redirection_error(context: &Context) -> Option<String> {
-    context.settings.entry_points.iter().find_map(|(name, entry_point)| {
+/// What is wrong between the parts of the static configuration: entry points that are named and do not exist.
+pub(crate) fn static_error(context: &Context) -> Option<Diagnostic> {
+    let settings = &context.settings;
+    let ping = settings.ping.iter().filter(|p| !p.manual_routing);
+    let ping = ping.map(|p| ("ping.entryPoint", p.entry_point.as_str()));
+    let metrics = settings.metrics.iter().filter_map(|m| m.prometheus.as_ref());
+    let metrics = metrics.filter(|p| !p.manual_routing);
+    let metrics = metrics.map(|p| ("metrics.prometheus.entryPoint", p.entry_point.as_str()));
+    let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
+    let unknown = ping.chain(metrics).find(|(_, name)| !known(name));
+    if let Some((path, name)) = unknown {
+        let error = Diagnostic::error(path, format!("there is no entry point `{name}`"));
+        return Some(error.help(which(context, name)));
+    }
+    settings.entry_points.iter().find_map(|(name, entry_point)| {
         let to = entry_point.http.redirections.as_ref()?.entry_point.as_ref()?;
-        let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
-        let error = match entry_point_port(&to.to, |name| known(name).then_some(1)) {
-            Err(error) => error,
-            Ok(_) => return RedirectScheme::new(&to.scheme, "", to.permanent).err().map(|e| format!("entryPoints.{name}.http.redirections.entryPoint: {e}")),
-        };
-        Some(format!("entryPoints.{name}.http.redirections.entryPoint.to: {error}"))
+        let path = format!("entryPoints.{name}.http.redirections.entryPoint");
+        match entry_point_port(&to.to, |name| known(name).then_some(1)) {
+            Err(error) => {
+                let help = format!("{}; a port is written as `:8443`", which(context, &to.to));
+                Some(Diagnostic::error(format!("{path}.to"), error).help(help))
+            }
+            Ok(_) => {
+                let error = RedirectScheme::new(&to.scheme, "", to.permanent).err()?;
+                Some(Diagnostic::error(format!("{path}.scheme"), error.message).help("write https or http"))
+            }
+        }
     })
+}
+
+/// Which entry point may be meant.
+fn which(context: &Context, name: &str) -> String {
+    let names: Vec<&str> = context.entry_points.iter().map(|e| e.name.as_str()).collect();
+    match did_you_mean(name, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("this file declares: {}", names.join(", ")),
+    }
 }
 
 fn add(
@@ -99,7 +150,15 @@ fn add(
     });
     // A redirection concerns clear text only; the others answer however they are asked.
     if !name.contains("-to-") {
-        plan.secure.push(Entry { rule: Arc::clone(&rule), priority, value: Arc::clone(&router) });
+        plan.secure.push(Entry {
+            rule: Arc::clone(&rule),
+            priority,
+            value: Arc::clone(&router),
+        });
     }
-    plan.plain.push(Entry { rule, priority, value: router });
+    plan.plain.push(Entry {
+        rule,
+        priority,
+        value: router,
+    });
 }

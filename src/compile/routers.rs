@@ -1,6 +1,6 @@
 //! `http.routers`, and the routers that Gantry makes itself, per entry point.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::names::{FILE, find, qualified};
@@ -35,9 +35,19 @@ pub(super) fn build(
     setup: &TlsSetup,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Plan> {
-    let mut compiler = Compiler { context, dynamic, resources, services, diagnostics };
+    let mut compiler = Compiler {
+        context,
+        dynamic,
+        resources,
+        services,
+        diagnostics,
+        reported: HashSet::new(),
+    };
     let ready = compiler.ready();
-    let plans = context.entry_points.iter().map(|entry_point| compiler.entry_point(entry_point, &ready, setup));
+    let plans = context
+        .entry_points
+        .iter()
+        .map(|entry_point| compiler.entry_point(entry_point, &ready, setup));
     let plans = plans.collect();
     compiler.shadowed(&ready);
     plans
@@ -59,13 +69,18 @@ struct Compiler<'a> {
     resources: &'a Resources,
     services: &'a Services,
     diagnostics: &'a mut Vec<Diagnostic>,
+    /// Path and message of what was reported.
+    reported: HashSet<(String, String)>,
 }
 
 impl<'a> Compiler<'a> {
     /// Every router that has a rule and at least one entry point.
     fn ready(&mut self) -> Vec<Ready<'a>> {
         let routers = &self.dynamic.http.routers;
-        routers.iter().filter_map(|(name, settings)| self.read(name, settings)).collect()
+        routers
+            .iter()
+            .filter_map(|(name, settings)| self.read(name, settings))
+            .collect()
     }
 
     fn read(&mut self, name: &'a str, settings: &'a Router) -> Option<Ready<'a>> {
@@ -73,7 +88,8 @@ impl<'a> Compiler<'a> {
         let rule = match rule::parse(&settings.rule) {
             Ok(rule) => Arc::new(rule),
             Err(error) => {
-                self.diagnostics.push(rule_error(&format!("{path}.rule"), &settings.rule, error));
+                self.diagnostics
+                    .push(rule_error(&format!("{path}.rule"), &settings.rule, error));
                 return None;
             }
         };
@@ -85,8 +101,12 @@ impl<'a> Compiler<'a> {
             });
         }
         if settings.priority > MAX_PRIORITY {
-            let error = Diagnostic::error(format!("{path}.priority"), format!("the priority is above {MAX_PRIORITY}"));
-            self.diagnostics.push(error.help("numbers above it are for Gantry's own routers"));
+            let error = Diagnostic::error(
+                format!("{path}.priority"),
+                format!("the priority is above {MAX_PRIORITY}"),
+            );
+            self.diagnostics
+                .push(error.help("numbers above it are for Gantry's own routers"));
             return None;
         }
         let priority = match settings.priority {
@@ -95,9 +115,20 @@ impl<'a> Compiler<'a> {
         };
         let entry_points = self.entry_points_of(&path, settings);
         if entry_points.is_empty() {
+            if settings.entry_points.is_empty() {
+                let error = Diagnostic::error(&*path, "no entry point is a default one");
+                self.diagnostics.push(error.help("name some in `entryPoints`"));
+            }
             return None;
         }
-        Some(Ready { name, path, settings, rule, priority, entry_points })
+        Some(Ready {
+            name,
+            path,
+            settings,
+            rule,
+            priority,
+            entry_points,
+        })
     }
 
     fn entry_points_of(&mut self, path: &str, settings: &Router) -> BTreeSet<usize> {
@@ -118,7 +149,8 @@ impl<'a> Compiler<'a> {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => format!("the static file declares: {}", names.join(", ")),
                     };
-                    self.diagnostics.push(Diagnostic::error(at, format!("there is no entry point `{name}`")).help(help));
+                    self.diagnostics
+                        .push(Diagnostic::error(at, format!("there is no entry point `{name}`")).help(help));
                 }
             }
         }
@@ -135,19 +167,31 @@ impl<'a> Compiler<'a> {
         let secured = here().zip(&hosts).filter_map(|(r, hosts)| {
             let own = r.settings.tls.as_ref().map(|tls| tls.options.as_str());
             let options = own.or(fixed_tls.map(|tls| tls.options.as_str()))?;
-            Some(RouterTls { path: &r.path, hosts, options })
+            Some(RouterTls {
+                path: &r.path,
+                hosts,
+                options,
+            })
         });
         let (tls, found) = setup.entry_point(secured);
         let refused: BTreeSet<String> = found.iter().filter(|d| d.is_error()).map(|d| d.path.clone()).collect();
         self.report(found);
-        let mut plan = Plan { plain: Vec::new(), secure: Vec::new(), tls };
+        let mut plan = Plan {
+            plain: Vec::new(),
+            secure: Vec::new(),
+            tls,
+        };
         for router in here() {
             let below = format!("{}.", router.path);
-            let is_refused = refused.iter().any(|path| *path == router.path || path.starts_with(&below));
+            let is_refused = refused
+                .iter()
+                .any(|path| *path == router.path || path.starts_with(&below));
             if is_refused {
                 continue;
             }
-            let Some(entry) = self.router(router, &settings.http.middlewares, entry_point) else { continue };
+            let Some(entry) = self.router(router, &settings.http.middlewares, entry_point) else {
+                continue;
+            };
             if router.settings.tls.is_some() || fixed_tls.is_some() {
                 plan.secure.push(entry);
             } else {
@@ -175,7 +219,8 @@ impl<'a> Compiler<'a> {
             }
         };
         let mut middlewares = Vec::new();
-        let fixed = before.iter().map(|m| (m, format!("entryPoints.{}.http.middlewares", entry_point.name)));
+        let fixed = before.iter().enumerate();
+        let fixed = fixed.map(|(i, m)| (m, format!("entryPoints.{}.http.middlewares[{i}]", entry_point.name)));
         let own = settings.middlewares.iter().enumerate();
         let own = own.map(|(i, m)| (m, format!("{}.middlewares[{i}]", router.path)));
         for (middleware, at) in fixed.chain(own) {
@@ -215,7 +260,13 @@ impl<'a> Compiler<'a> {
             }
         };
         let path = format!("http.middlewares.{key}");
-        let entered = walk.name().and_then(|()| if settings.chain.is_some() { walk.enter(key) } else { Ok(()) });
+        let entered = walk.name().and_then(|()| {
+            if settings.chain.is_some() {
+                walk.enter(key)
+            } else {
+                Ok(())
+            }
+        });
         if let Err(error) = entered {
             self.report([Diagnostic::error(path, error.to_string()).help("take members out of the chains")]);
             return None;
@@ -232,7 +283,11 @@ impl<'a> Compiler<'a> {
                 out.push(built);
                 Some(())
             }
-            Err(BuildError { path: below, message, help }) => {
+            Err(BuildError {
+                path: below,
+                message,
+                help,
+            }) => {
                 let mut error = Diagnostic::error(format!("{path}.{below}"), message);
                 error.help = help;
                 self.report([error]);
@@ -257,15 +312,21 @@ impl<'a> Compiler<'a> {
             warnings: &mut warnings,
         };
         let built = registry::build(settings, &mut context);
-        self.report(warnings.into_iter().map(|w| Diagnostic::warning(format!("http.middlewares.{key}"), w)));
+        self.report(
+            warnings
+                .into_iter()
+                .map(|w| Diagnostic::warning(format!("http.middlewares.{key}"), w)),
+        );
         built
     }
 
     /// Notes diagnostics, each once: a middleware is built for each of its routers.
     fn report(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
         for diagnostic in found {
-            let known = |d: &Diagnostic| d.path == diagnostic.path && d.message == diagnostic.message;
-            if !self.diagnostics.iter().any(known) {
+            if self
+                .reported
+                .insert((diagnostic.path.clone(), diagnostic.message.clone()))
+            {
                 self.diagnostics.push(diagnostic);
             }
         }
@@ -274,18 +335,27 @@ impl<'a> Compiler<'a> {
     /// Warns about routers that can never be reached.
     fn shadowed(&mut self, ready: &[Ready<'a>]) {
         for entry_point in &self.context.entry_points {
+            let settings = self.context.settings.entry_points.get(&entry_point.name);
+            let all_secure = settings.is_some_and(|s| s.http.tls.is_some());
             for secure in [false, true] {
-                let here: Vec<&Ready<'a>> = ready
-                    .iter()
-                    .filter(|r| r.entry_points.contains(&entry_point.index) && r.settings.tls.is_some() == secure)
-                    .collect();
-                let entry = |r: &&Ready<'a>| Entry { rule: Arc::clone(&r.rule), priority: r.priority, value: () };
+                let is_here = |r: &&Ready<'a>| {
+                    r.entry_points.contains(&entry_point.index) && (all_secure || r.settings.tls.is_some()) == secure
+                };
+                let here: Vec<&Ready<'a>> = ready.iter().filter(is_here).collect();
+                let entry = |r: &&Ready<'a>| Entry {
+                    rule: Arc::clone(&r.rule),
+                    priority: r.priority,
+                    value: (),
+                };
                 let entries: Vec<Entry<()>> = here.iter().map(entry).collect();
                 for (hidden, by) in shadowed(&entries) {
                     let (hidden, by) = (here[hidden], here[by]);
                     let warning = Diagnostic::warning(
                         format!("{}.rule", hidden.path),
-                        format!("the router `{}` is never reached: `{}` has the same rule", hidden.name, by.name),
+                        format!(
+                            "the router `{}` is never reached: `{}` has the same rule",
+                            hidden.name, by.name
+                        ),
                     );
                     self.report([warning.help("change the rule, the priority, or take one of them out")]);
                 }
@@ -312,6 +382,7 @@ fn rule_error(path: &str, rule: &str, error: RuleError) -> Diagnostic {
         part => format!("{} at `{part}` (character {})", error.message, error.span.start + 1),
     };
     let mut diagnostic = Diagnostic::error(path, message);
-    diagnostic.help = error.help;
+    let example = "a rule is made of matchers, such as Host(`a.example`) && PathPrefix(`/api/`)";
+    diagnostic.help = error.help.or_else(|| Some(example.to_owned()));
     diagnostic
 }

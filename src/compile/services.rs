@@ -42,17 +42,29 @@ pub(super) fn build(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Services {
     let transports = Transports::build(context, dynamic, resources, diagnostics);
-    let mut builder =
-        Builder { context, services: &dynamic.http.services, transports, built: BTreeMap::new(), path: Vec::new(), diagnostics };
+    let mut builder = Builder {
+        context,
+        services: &dynamic.http.services,
+        transports,
+        built: BTreeMap::new(),
+        path: Vec::new(),
+        diagnostics,
+    };
     for name in dynamic.http.services.keys() {
         let _ = builder.service(name);
     }
     let internal = BTreeMap::from([
         ("ping", Service::Internal(Internal::Ping(Arc::clone(&context.ping)))),
-        ("prometheus", Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)))),
+        (
+            "prometheus",
+            Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics))),
+        ),
         ("noop", Service::Internal(Internal::Noop)),
     ]);
-    Services { built: builder.built, internal }
+    Services {
+        built: builder.built,
+        internal,
+    }
 }
 
 impl Services {
@@ -69,7 +81,7 @@ impl Services {
         let (key, built) = find(&self.built, "service", name, path)?;
         match built {
             Ok(service) => Ok((qualified(key), service.clone())),
-            Err(()) => Err(Box::new(Diagnostic::error(path, format!("the service `{name}` has an error")))),
+            Err(()) => Err(Box::new(spoilt(path, name))),
         }
     }
 
@@ -103,9 +115,21 @@ fn reach(service: &Service, reached: &mut HashSet<*const LoadBalancer>) {
         Service::LoadBalancer(balancer) => {
             reached.insert(Arc::as_ptr(balancer));
         }
-        Service::Weighted(weighted) => weighted.children.iter().for_each(|child| reach(&child.service, reached)),
+        Service::Weighted(weighted) => weighted
+            .children
+            .iter()
+            .for_each(|child| reach(&child.service, reached)),
         Service::Internal(_) => {}
     }
+}
+
+/// What needs a service that has an error of its own.
+fn spoilt(path: impl Into<String>, name: &str) -> Diagnostic {
+    Diagnostic::error(
+        path,
+        format!("the service `{name}` has an error, so this cannot be served"),
+    )
+    .help(format!("mend `http.services.{}`", local(name)))
 }
 
 struct Builder<'a> {
@@ -123,16 +147,21 @@ impl Builder<'_> {
         if let Some(built) = self.built.get(name) {
             return built.clone();
         }
-        let Some(settings) = self.services.get(name) else { return Err(()) };
+        let Some(settings) = self.services.get(name) else {
+            return Err(());
+        };
         self.path.push(name.to_owned());
         let path = format!("http.services.{name}");
         let built = match (&settings.load_balancer, &settings.weighted) {
-            (Some(balancer), None) => self.load_balancer(name, &path, settings, balancer).map(Service::LoadBalancer),
+            (Some(balancer), None) => self
+                .load_balancer(name, &path, settings, balancer)
+                .map(Service::LoadBalancer),
             (None, Some(weighted)) => self.weighted(name, &path, weighted).map(Service::Weighted),
-            (Some(_), Some(_)) => self.fail(Diagnostic::error(path, "two kinds in one service").help("keep one of them")),
-            (None, None) => self.fail(
-                Diagnostic::error(path, "a service without a kind").help("give it `loadBalancer` or `weighted`"),
-            ),
+            (Some(_), Some(_)) => {
+                self.fail(Diagnostic::error(path, "two kinds in one service").help("keep one of them"))
+            }
+            (None, None) => self
+                .fail(Diagnostic::error(path, "a service without a kind").help("give it `loadBalancer` or `weighted`")),
         };
         self.path.pop();
         self.built.insert(name.to_owned(), built.clone());
@@ -164,25 +193,37 @@ impl Builder<'_> {
             match self.server(&full, settings, &transport) {
                 Ok(server) => members.push((settings.weight, Arc::new(server))),
                 Err(e) => {
-                    return self.fail(Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e));
+                    let error = Diagnostic::error(format!("{path}.loadBalancer.servers[{i}].url"), e);
+                    return self.fail(error.help("write it as http://10.0.0.5:9000"));
                 }
             }
         }
         if members.is_empty() {
-            let warning = Diagnostic::warning(format!("{path}.loadBalancer.servers"), "no server with a weight above 0");
-            self.diagnostics.push(warning.help("every request is answered by 503 `no available server`"));
+            let warning = Diagnostic::warning(
+                format!("{path}.loadBalancer.servers"),
+                "no server with a weight above 0",
+            );
+            self.diagnostics
+                .push(warning.help("every request is answered by 503 `no available server`"));
         }
         // The round robin's identity is the set of servers, not their order.
         members.sort_by(|a, b| a.1.url.cmp(&b.1.url));
         let identity: Vec<String> = members.iter().map(|(w, s)| format!("{}*{w}", s.url)).collect();
         let count = members.len();
-        let cursor = self.context.runtime.state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
+        let cursor = self
+            .context
+            .runtime
+            .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
-        let health_check = settings.health_check.as_ref().map(|h| HealthPlan::new(h));
+        let health_check = settings.health_check.as_ref().map(HealthPlan::new);
         let model = service.model.as_ref().map(|model| self.model(model, service, &full));
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
-            sticky: settings.sticky.as_ref().and_then(|s| s.cookie.as_ref()).map(|c| StickyCookie::new(c, &full)),
+            sticky: settings
+                .sticky
+                .as_ref()
+                .and_then(|s| s.cookie.as_ref())
+                .map(|c| StickyCookie::new(c, &full)),
             name: full,
             servers,
             weights,
@@ -209,7 +250,11 @@ impl Builder<'_> {
         };
         let authority = uri.authority().ok_or_else(|| format!("`{url}` has no host"))?;
         let port = authority.port_u16().unwrap_or(default_port);
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let text = authority.as_str().rsplit('@').next().unwrap_or_default();
         let base_path = match settings.preserve_path {
             true => uri.path().trim_end_matches('/').to_owned(),
@@ -235,9 +280,15 @@ impl Builder<'_> {
     fn model(&self, model: &dynamic::ModelName, service: &dynamic::Service, full: &str) -> ModelPlan {
         let series: ModelSeries = self.context.metrics.model(&model.name, &model.version, full);
         let headers = service.accuracy.iter().filter_map(|source| {
-            Some(HeaderSource { name: HeaderName::try_from(&source.name).ok()?, label: source.label.clone() })
+            Some(HeaderSource {
+                name: HeaderName::try_from(&source.name).ok()?,
+                label: source.label.clone(),
+            })
         });
-        ModelPlan { series, headers: headers.collect() }
+        ModelPlan {
+            series,
+            headers: headers.collect(),
+        }
     }
 
     fn weighted(&mut self, name: &str, path: &str, settings: &dynamic::Weighted) -> Result<Arc<Weighted>, ()> {
@@ -256,23 +307,40 @@ impl Builder<'_> {
                 Err(error) => return self.fail(*error),
             };
             let Ok(service) = self.service(&key) else {
-                return self.fail(Diagnostic::error(at, format!("the service `{}` has an error", child.name)));
+                return self.fail(spoilt(at, &child.name));
             };
             if child.weight > 0 {
                 // Cookies carry the name as the file writes it, as Traefik's do.
                 let name = child.name.clone();
-                children.push((child.weight, Child { sticky: value_of(&name), name, service }));
+                children.push((
+                    child.weight,
+                    Child {
+                        sticky: value_of(&name),
+                        name,
+                        service,
+                    },
+                ));
             }
         }
         if children.is_empty() {
             let warning = Diagnostic::warning(format!("{path}.weighted.services"), "the weights sum to 0");
-            self.diagnostics.push(warning.help("give one of the services a weight above 0: every request is answered by 503"));
+            self.diagnostics
+                .push(warning.help("give one of the services a weight above 0: every request is answered by 503"));
         }
         let identity: Vec<String> = children.iter().map(|(w, c)| format!("{}*{w}", c.name)).collect();
         let count = children.len();
-        let cursor = self.context.runtime.state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
+        let cursor = self
+            .context
+            .runtime
+            .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, children) = children.into_iter().unzip();
         let cookie = settings.sticky.as_ref().and_then(|s| s.cookie.as_ref());
-        Ok(Arc::new(Weighted { sticky: cookie.map(|c| StickyCookie::new(c, &full)), name: full, children, weights, cursor }))
+        Ok(Arc::new(Weighted {
+            sticky: cookie.map(|c| StickyCookie::new(c, &full)),
+            name: full,
+            children,
+            weights,
+            cursor,
+        }))
     }
 }

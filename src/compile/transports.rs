@@ -39,12 +39,25 @@ impl Transports {
             let path = format!("http.serversTransports.{name}");
             (name.clone(), one(context, settings, &path, resources, diagnostics))
         });
-        Self { named: named.collect(), default }
+        Self {
+            named: named.collect(),
+            default,
+        }
     }
 
     /// The transport that a load balancer names.
     pub(super) fn find(&self, name: &str, path: &str) -> Result<Arc<Transport>, Box<Diagnostic>> {
-        let broken = || Box::new(Diagnostic::error(path, format!("the transport `{name}` cannot be used")));
+        let broken = || {
+            let name = match name {
+                "" | "default@internal" => "serversTransport",
+                name => name,
+            };
+            let error = Diagnostic::error(
+                path,
+                format!("the transport `{name}` has an error, so this cannot be served"),
+            );
+            Box::new(error.help("mend that transport"))
+        };
         if let "" | "default@internal" = name {
             return self.default.clone().ok_or_else(broken);
         }

@@ -56,11 +56,7 @@ impl<'a> Decoder<'a> {
     /// A decoder for one text; `other` names the other kind of file and its keys; `nothing_is_absent` is Traefik's rule
     /// for dynamic files, where `tls:` says nothing and `tls: {}` does.
     #[must_use]
-    pub fn new(
-        source: &'a Arc<Source>,
-        other: (&'static str, Option<&'static Keys>),
-        nothing_is_absent: bool,
-    ) -> Self {
+    pub fn new(source: &'a Arc<Source>, other: (&'static str, Option<&'static Keys>), nothing_is_absent: bool) -> Self {
         Self {
             source,
             path: String::new(),
@@ -154,7 +150,11 @@ impl<'a> Decoder<'a> {
 
     /// A value of the wrong type.
     pub fn wrong(&mut self, node: &Node, expected: &str) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(), node.describe());
+        let what = match self.name() {
+            "" => "the file".to_owned(),
+            name => format!("`{name}`"),
+        };
+        let message = format!("{what} must be {expected}, not {}", node.describe());
         let diagnostic = self.diagnostic(Severity::Error, node.span.clone(), message, Some(mend(node, expected)));
         self.report(diagnostic);
     }
@@ -323,7 +323,11 @@ impl<'a> Decoder<'a> {
                     // The same spelling twice is refused by the YAML reader. Two spellings are Traefik's case: both
                     // are read, and the later one wins where they disagree.
                     let message = format!("`{}` stands here again: keys match in any letter case", entry.key);
-                    self.warn(entry.key_span.clone(), message, "keep one of the two: the later one wins");
+                    self.warn(
+                        entry.key_span.clone(),
+                        message,
+                        "keep one of the two: the later one wins",
+                    );
                     found.entries.push((key, entry));
                 }
                 Some(key) => found.entries.push((key, entry)),

@@ -48,14 +48,29 @@ impl Merged {
         best.map(|(location, _)| location)
     }
 
-    /// Adds its place to a diagnostic that has none.
+    /// Adds its place to a diagnostic that has none. What is said to be missing, and was only left out for an error of
+    /// its own, is said to have one.
     #[must_use]
-    pub fn attach(&self, diagnostic: Diagnostic) -> Diagnostic {
+    pub fn attach(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        if let Some((kind, name)) = missing(&diagnostic.message) {
+            let object = format!("http.{kind}{}.{name}", if kind.ends_with('s') { "" } else { "s" });
+            if self.broken.contains(&object) {
+                diagnostic.message = format!("the {kind} `{name}` has an error, so this cannot be served");
+                diagnostic.help = Some(format!("mend `{object}`"));
+            }
+        }
         match self.locate(&diagnostic.path) {
             Some(location) if diagnostic.location.is_none() => place(diagnostic, location),
             _ => diagnostic,
         }
     }
+}
+
+/// Kind and name in "there is no KIND `NAME`", as `compile` says it.
+fn missing(message: &str) -> Option<(&str, &str)> {
+    let (kind, name) = message.strip_prefix("there is no ")?.split_once(" `")?;
+    let name = name.strip_suffix('`')?;
+    Some((kind, name.strip_suffix("@file").unwrap_or(name)))
 }
 
 /// The index in `tls.certificates[N]…`, and what follows.
@@ -147,6 +162,27 @@ mod tests {
         assert!(warning.contains("a.yml") && warning.contains("b.yml:3:5"), "{warning}");
         let place = merged.locate("http.services.s.loadBalancer.strategy").unwrap();
         assert_eq!(place.source.name, "a.yml");
+    }
+
+    #[test]
+    fn what_was_left_out_for_its_own_error_is_not_said_to_be_missing() {
+        let file = decode_dynamic(
+            "a.yml",
+            "http: {middlewares: {m: {ipAllowList: {sourceRange: [mars]}}}}\n",
+        );
+        let merged = merge(vec![&file]);
+        let said = |name: &str| {
+            let found = Diagnostic::error(
+                "http.routers.r.middlewares[0]",
+                format!("there is no middleware `{name}`"),
+            );
+            merged.attach(found).message
+        };
+        assert_eq!(
+            said("m@file"),
+            "the middleware `m` has an error, so this cannot be served"
+        );
+        assert_eq!(said("n"), "there is no middleware `n`");
     }
 
     #[test]

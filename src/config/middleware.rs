@@ -215,7 +215,7 @@ settings! {
 settings! {
     /// Bounds requests at a time per source.
     pub struct InFlightReq {
-        /// How many may run at a time; 0 or absent means no limit.
+        /// How many may run at a time. 0 or absent refuses every request, as in Traefik, with a warning.
         "amount" => amount: i64 as NotNegative;
         /// What tells sources apart. Default: the request's host.
         "sourceCriterion" => source_criterion: Option<SourceCriterion>;

@@ -105,6 +105,19 @@ fn scalars_may_be_quoted_and_lists_written_with_commas() {
 }
 
 #[test]
+fn line_breaks_in_header_values_become_blanks() {
+    let config = dynamic(
+        "http:\n  middlewares:\n    h:\n      headers:\n        customResponseHeaders:\n          X-Folded: >\n            \
+         one\n            two\n          X-Lines: |\n            one\n            two\n        contentSecurityPolicy: |\n          \
+         default-src 'self';\n          img-src *\n",
+    );
+    let headers = config.http.middlewares["h"].headers.as_ref().unwrap();
+    assert_eq!(headers.custom_response_headers["X-Folded"], "one two");
+    assert_eq!(headers.custom_response_headers["X-Lines"], "one two");
+    assert_eq!(headers.content_security_policy, "default-src 'self'; img-src *");
+}
+
+#[test]
 fn sections_that_may_be_empty() {
     for (text, present) in [("{}", true), ("true", true), ("false", false)] {
         let config = dynamic(&format!(

@@ -33,8 +33,14 @@ pub fn run(workers: Option<usize>) -> anyhow::Result<()> {
     let decoded = config::decode_static(&settings.display().to_string(), &fs::read_to_string(&settings)?);
     let log = observe::log::init(&(&decoded.value.log).into()).context("cannot set the log up")?;
     let text = introduction(&folder.path);
-    thread::Builder::new().name("gantry-demo".to_owned()).spawn(move || announce(&text))?;
-    gateway::run(gateway::Options { settings: decoded.value, workers, log: Some(log) })
+    thread::Builder::new()
+        .name("gantry-demo".to_owned())
+        .spawn(move || announce(&text))?;
+    gateway::run(gateway::Options {
+        settings: decoded.value,
+        workers,
+        log: Some(log),
+    })
 }
 
 /// Prints how to use the demo once it answers.
@@ -82,22 +88,27 @@ Ctrl-C ends the demo.
 
 /// Starts both versions on ports of their own, on a thread of their own.
 fn start_models() -> anyhow::Result<[SocketAddr; 2]> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("gantry-demo-model").build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("gantry-demo-model")
+        .build()?;
     let listeners = runtime.block_on(async {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         Ok::<_, std::io::Error>([first, second])
     })?;
     let addresses = [listeners[0].local_addr()?, listeners[1].local_addr()?];
-    thread::Builder::new().name("gantry-demo-models".to_owned()).spawn(move || {
-        let [first, second] = listeners;
-        runtime.block_on(async {
-            tokio::join!(
-                model_server::serve(first, ModelVersion::V1, std::future::pending()),
-                model_server::serve(second, ModelVersion::V2, std::future::pending())
-            )
-        });
-    })?;
+    thread::Builder::new()
+        .name("gantry-demo-models".to_owned())
+        .spawn(move || {
+            let [first, second] = listeners;
+            runtime.block_on(async {
+                tokio::join!(
+                    model_server::serve(first, ModelVersion::V1, std::future::pending()),
+                    model_server::serve(second, ModelVersion::V2, std::future::pending())
+                )
+            });
+        })?;
     Ok(addresses)
 }
 

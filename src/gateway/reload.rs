@@ -16,7 +16,7 @@ use crate::diag::Diagnostic;
 use crate::observe::log::LIFECYCLE;
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
-use crate::provider::{Event, Reason, SourceFile};
+use crate::provider::{Event, Problem, Reason, SourceFile};
 use crate::service::health::Prober;
 
 /// What is wrong in a file.
@@ -28,6 +28,8 @@ pub(super) struct Reloader {
     files: LastGood<Decoded<Dynamic>, Mistakes>,
     /// What is served: equal configuration is not compiled again.
     serving: (Dynamic, Resources),
+    /// The last news held a file that does not count.
+    failing: bool,
     published: Option<Arc<ArcSwap<Snapshot>>>,
     provider: Option<FileHandle>,
     prober: Prober,
@@ -43,6 +45,7 @@ impl Reloader {
             context,
             files: LastGood::new(),
             serving: (Dynamic::default(), Resources::default()),
+            failing: false,
             published: None,
             provider: provider.as_deref().map(FileProvider::handle),
             prober: Prober::default(),
@@ -51,15 +54,24 @@ impl Reloader {
             None => Vec::new(),
             Some(provider) => {
                 let event = provider.load().map_err(|problems| {
-                    let text: Vec<String> = problems.iter().map(|p| format!("error: {p}")).collect();
-                    anyhow::anyhow!("{}", text.join("\n"))
+                    let text =
+                        |p: &Problem| format!("error: {}: {}\n  = help: {}", p.path.display(), p.message, p.help);
+                    let text: Vec<String> = problems.iter().map(text).collect();
+                    anyhow::anyhow!("{}", text.join("\n\n"))
                 })?;
                 event.files
             }
         };
         let (merged, failures) = reloader.decode(&files);
         if !failures.is_empty() {
-            anyhow::bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
+            anyhow::bail!(
+                "{}",
+                failures
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n\n")
+            );
         }
         let compiled = reloader.compile(&merged);
         Ok((reloader, compiled))
@@ -103,13 +115,15 @@ impl Reloader {
             tracing::error!(target: LIFECYCLE, "the last good version stays in use\n{failure}");
         }
         let ok = failures.is_empty() && event.problems.iter().all(|p| !p.is_error());
+        let was_failing = std::mem::replace(&mut self.failing, !ok);
         let before = std::mem::take(&mut self.serving);
         let resources = self.read_references(&merged.value);
         let same = before == (merged.value.clone(), resources.clone());
         if same && !matches!(event.reason, Reason::Requested) {
             self.serving = before;
-            if !ok {
-                self.context.metrics.reload(false, SystemTime::now());
+            // A file that was mended by taking the mistake back changes nothing but this.
+            if !ok || was_failing {
+                self.context.metrics.reload(ok, SystemTime::now());
             }
             return;
         }
@@ -128,7 +142,7 @@ impl Reloader {
         self.context.metrics.next_generation(Instant::now());
         self.probe();
         self.context.runtime.sweep();
-        tracing::info!(generation, "configuration loaded");
+        tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
     fn probe(&mut self) {
@@ -141,7 +155,11 @@ impl Reloader {
     fn decode(&mut self, files: &[SourceFile]) -> (Merged, Vec<Failure>) {
         let outcome = self.files.apply(files, |name, text| {
             let decoded = config::decode_dynamic(name, text);
-            for diagnostic in decoded.diagnostics.iter().filter(|d| !d.is_error() || d.object.is_some()) {
+            for diagnostic in decoded
+                .diagnostics
+                .iter()
+                .filter(|d| !d.is_error() || d.object.is_some())
+            {
                 report(diagnostic);
             }
             if decoded.is_usable() {
@@ -208,5 +226,46 @@ fn report(diagnostic: &Diagnostic) {
         tracing::error!("{diagnostic}");
     } else {
         tracing::warn!("{diagnostic}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::static_config::Static;
+    use crate::gateway::startup;
+    use crate::observe::metrics::Format;
+
+    fn event(text: &str) -> Event {
+        let file = SourceFile {
+            path: PathBuf::from("dynamic.yaml"),
+            text: Ok(Arc::from(text)),
+        };
+        Event {
+            provider: "file",
+            files: vec![file],
+            problems: Vec::new(),
+            reason: Reason::Changed,
+        }
+    }
+
+    #[tokio::test]
+    async fn taking_a_mistake_back_ends_the_failure() {
+        let context = startup::context(Static::default()).expect("a context");
+        let (mut reloader, compiled) = Reloader::start(context, None).expect("a start");
+        let published = reloader.publish(compiled);
+        let ok = |reloader: &Reloader| {
+            let text = reloader.context.metrics.render(Format::Text004, Instant::now());
+            String::from_utf8_lossy(&text).contains("config_last_reload_successful 1\n")
+        };
+        let good = "http:\n  routers:\n    r: {rule: \"Path(`/a`)\", service: s}\n  services:\n    s: {loadBalancer: {servers: [{url: \"http://a\"}]}}\n";
+        reloader.apply(&event(good));
+        assert!(ok(&reloader));
+        let generation = published.load().generation;
+        reloader.apply(&event(&good.replace("rule:", "rulle:")));
+        assert!(!ok(&reloader));
+        reloader.apply(&event(good));
+        assert!(ok(&reloader));
+        assert_eq!(published.load().generation, generation, "nothing was compiled anew");
     }
 }

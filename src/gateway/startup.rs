@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use ::http::HeaderValue;
 
-use super::Listeners;
+use super::{Listeners, StartError};
 use crate::admin::ping::Ping;
 use crate::compile::Context;
-use crate::compile::entry_points::redirection_error;
+use crate::compile::entry_points::static_error;
 use crate::config::static_config::{EntryPoint as Settings, FileProvider as FileSettings, Static};
+use crate::diag::Diagnostic;
 use crate::listen::entry_point::EntryPoint;
 use crate::listen::socket;
 use crate::observe::access_log::AccessLog;
@@ -38,31 +38,50 @@ pub(super) fn processors() -> usize {
 }
 
 pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
-    let context = context(settings)?;
-    let provider = context.settings.providers.file.as_ref().map(|file| provider(file, &context.settings));
+    let context = context(settings).map_err(|error| StartError(*error))?;
+    let provider = context
+        .settings
+        .providers
+        .file
+        .as_ref()
+        .map(|file| provider(file, &context.settings));
     let access_log = match &context.settings.access_log {
         Some(log) => Some(
             AccessLog::new(&log.into(), context.metrics.access_log_dropped())
-                .with_context(|| format!("cannot open the access log {:?} (accessLog.filePath)", log.file_path))?,
+                .map_err(|e| unopened("accessLog.filePath", &e))?,
         ),
         None => None,
     };
-    Ok(Started { context, provider, access_log })
+    Ok(Started {
+        context,
+        provider,
+        access_log,
+    })
+}
+
+/// A log file that cannot be opened.
+pub(crate) fn unopened(path: &str, error: &std::io::Error) -> StartError {
+    let error = Diagnostic::error(path, format!("cannot open the log: {error}"));
+    StartError(error.help("make its folder, and let the user that gantry runs as write there"))
 }
 
 /// The compile context of a static configuration; shared with `gantry check`.
-pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
+pub(crate) fn context(mut settings: Static) -> Result<Context, Box<Diagnostic>> {
     add_entry_points(&mut settings);
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.clone());
     let metrics = Metrics::new(prometheus.as_ref().map(MetricsOptions::from).unwrap_or_default());
     let host_name = host_name();
-    let entry_points = settings.entry_points.iter().enumerate().map(|(index, (name, entry_point))| {
-        let series = metrics.entry_point(name);
-        EntryPoint::new(index, name, entry_point, host_name.clone(), series)
-            .map(Arc::new)
-            .map_err(|e| anyhow::anyhow!("entryPoints.{name}: {e}"))
-    });
-    let entry_points = entry_points.collect::<anyhow::Result<Vec<_>>>()?;
+    let entry_points = settings
+        .entry_points
+        .iter()
+        .enumerate()
+        .map(|(index, (name, entry_point))| {
+            let series = metrics.entry_point(name);
+            EntryPoint::new(index, name, entry_point, host_name.clone(), series)
+                .map(Arc::new)
+                .map_err(|e| Diagnostic::error(format!("entryPoints.{name}"), e))
+        });
+    let entry_points = entry_points.collect::<Result<Vec<_>, _>>()?;
     let ping = Ping::new(settings.ping.as_ref().map_or(503, |p| p.terminating_status_code));
     let context = Context {
         settings,
@@ -72,19 +91,28 @@ pub(crate) fn context(mut settings: Static) -> anyhow::Result<Context> {
         tls: TlsCache::new(),
         ping: Arc::new(ping),
     };
-    match redirection_error(&context) {
-        Some(error) => anyhow::bail!("error: {error}\n  = help: name an entry point of this file, or a port as `:8443`"),
+    match static_error(&context) {
+        Some(error) => Err(Box::new(error)),
         None => Ok(context),
     }
 }
 
 /// Adds the entry points that Traefik adds: `http` where there is none, `traefik` where ping or metrics want it.
 fn add_entry_points(settings: &mut Static) {
-    let entry_point = |address: &str| Settings { address: address.to_owned(), ..Settings::default() };
+    let entry_point = |address: &str| Settings {
+        address: address.to_owned(),
+        ..Settings::default()
+    };
     if settings.entry_points.is_empty() {
-        settings.entry_points.insert(DEFAULT.0.to_owned(), entry_point(DEFAULT.1));
+        settings
+            .entry_points
+            .insert(DEFAULT.0.to_owned(), entry_point(DEFAULT.1));
     }
-    let ping = settings.ping.as_ref().filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
+    let ping = settings
+        .ping
+        .as_ref()
+        .filter(|p| !p.manual_routing)
+        .map(|p| p.entry_point.as_str());
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref());
     let metrics = prometheus.filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
     if [ping, metrics].contains(&Some(ADMIN.0)) && !settings.entry_points.contains_key(ADMIN.0) {
@@ -118,7 +146,11 @@ pub(super) fn listen(context: &Context, workers: usize) -> anyhow::Result<Listen
                 std::io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
                 _ => "the address is `host:port`, or `:port` for every address of this machine",
             };
-            anyhow::anyhow!("entryPoints.{name}.address: cannot listen on `{address}`: {e}\n  = help: {help}")
+            let error = Diagnostic::error(
+                format!("entryPoints.{name}.address"),
+                format!("cannot listen on `{address}`: {e}"),
+            );
+            StartError(error.help(help))
         })?;
         let address = opened.first().and_then(|l| l.local_addr().ok());
         tracing::info!(target: LIFECYCLE, entry_point = %name, address = ?address, "listening");
@@ -126,4 +158,3 @@ pub(super) fn listen(context: &Context, workers: usize) -> anyhow::Result<Listen
     }
     Ok(listeners)
 }
-

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::Listeners;
 use crate::compile::Context;
@@ -19,6 +20,9 @@ use crate::listen::entry_point::EntryPoint;
 use crate::listen::loads::{Handed, Loads};
 use crate::observe::access_log::{AccessLog, AccessLogWriter};
 use crate::observe::metrics::WorkerMetrics;
+
+/// Most threads that a worker lends work to that takes longer than a request may wait: scrapes and password hashes.
+const BLOCKING: usize = 16;
 
 /// The workers as the main loop sees them.
 pub(super) struct Workers {
@@ -74,7 +78,11 @@ impl Workers {
                 .spawn(move || worker(start))
                 .context("cannot start a worker thread")?;
         }
-        Ok(Self { stage, alive, running: count })
+        Ok(Self {
+            stage,
+            alive,
+            running: count,
+        })
     }
 
     /// Tells every worker what to do.
@@ -110,7 +118,9 @@ impl Drop for Farewell {
 
 fn worker(start: Start) {
     let _farewell = Farewell(start.alive.clone());
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(BLOCKING);
+    let runtime = match builder.build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!("cannot start the runtime of a worker: {e}");
@@ -121,17 +131,60 @@ fn worker(start: Start) {
 }
 
 async fn serve(start: Start) {
-    let Start { index, snapshot, stage, loads, handed, metrics, access_log, listeners, alive: _ } = start;
+    let Start {
+        index,
+        snapshot,
+        stage,
+        loads,
+        handed,
+        metrics,
+        access_log,
+        listeners,
+        alive: _,
+    } = start;
     let worker = Worker::new(index, snapshot, stage, loads, metrics, access_log);
+    let mut vital = JoinSet::new();
     for (entry_point, listener) in listeners {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), entry_point, listener));
+                vital.spawn_local(accept::accept(Rc::clone(&worker), entry_point, listener));
             }
             Err(e) => tracing::error!(entry_point = %entry_point.name, "cannot use a listener: {e}"),
         }
     }
-    tokio::task::spawn_local(accept::take_over(Rc::clone(&worker), handed));
-    tokio::task::spawn_local(Rc::clone(&worker).beat());
-    worker.drain().await;
+    vital.spawn_local(accept::take_over(Rc::clone(&worker), handed));
+    vital.spawn_local(Rc::clone(&worker).beat());
+    tokio::select! {
+        () = worker.drain() => {}
+        () = broken(&mut vital) => tracing::error!(worker = index, "a task without which a worker is no worker panicked"),
+    }
+}
+
+/// Ready when one of `tasks` panicked. A worker that accepts no more or whose clock stands still must not go on.
+async fn broken(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|e| e.is_panic()) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_vital_task_is_noticed_and_an_orderly_end_is_none() {
+        let runtime = Builder::new_current_thread()
+            .build_local(LocalOptions::default())
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            tasks.spawn_local(async {});
+            tasks.spawn_local(std::future::pending());
+            tasks.spawn_local(async { panic!("as a test") });
+            broken(&mut tasks).await;
+        });
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use ::http::{HeaderMap, Version};
 use ::http::request::Parts;
+use ::http::{HeaderMap, Version};
 
 use super::exchange::{Exchange, LogFacts};
 use super::worker::Worker;
@@ -12,7 +12,10 @@ use crate::observe::access_log::{Entry, Origin, Service, Tls};
 /// What the log wants of a request, before anything changes it.
 #[must_use]
 pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
-    let keep_headers = worker.access_log.as_ref().is_some_and(|log| log.borrow().wants_headers());
+    let keep_headers = worker
+        .access_log
+        .as_ref()
+        .is_some_and(|log| log.borrow().wants_headers());
     let host = request.headers.get(::http::header::HOST).and_then(|h| h.to_str().ok());
     let host = host.or_else(|| request.uri.authority().map(|a| a.as_str()));
     Box::new(LogFacts {
@@ -46,19 +49,30 @@ fn version(version: Version) -> &'static str {
 pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
     let Some(log) = &exchange.worker.access_log else { return };
     let connection = &exchange.connection;
-    if !exchange.router.as_ref().map_or(connection.entry_point.access_logs, |router| router.access_logs) {
+    if !exchange
+        .router
+        .as_ref()
+        .map_or(connection.entry_point.access_logs, |router| router.access_logs)
+    {
         return;
     }
     let upstream = exchange.upstream.as_ref();
-    let service = upstream.and_then(|u| u.server.as_ref().map(|server| (u, server))).map(|(u, server)| Service {
-        name: &u.balancer.name,
-        url: &server.url,
-        addr: server.authority.to_str().unwrap_or_default(),
-    });
+    let service = upstream
+        .and_then(|u| u.server.as_ref().map(|server| (u, server)))
+        .map(|(u, server)| Service {
+            name: &u.balancer.name,
+            url: &server.url,
+            addr: server.authority.to_str().unwrap_or_default(),
+        });
     let headers = |map| facts.keep_headers.then_some(map);
-    let path = facts.target.path_and_query().map_or(facts.target.path(), |p| p.as_str());
+    let path = facts
+        .target
+        .path_and_query()
+        .map_or(facts.target.path(), |p| p.as_str());
     log.borrow_mut().log(&Entry {
-        start: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        start: SystemTime::now()
+            .checked_sub(duration)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         duration,
         client_addr: &connection.peer_address,
         client_host: None,
@@ -81,7 +95,11 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
             duration: origin.duration,
             headers: headers(&facts.origin_headers),
         }),
-        tls: connection.tls.as_ref().map(|tls| Tls { version: tls.version, cipher: tls.cipher, client_subject: None }),
+        tls: connection.tls.as_ref().map(|tls| Tls {
+            version: tls.version,
+            cipher: tls.cipher,
+            client_subject: None,
+        }),
         request_headers: headers(&facts.request_headers),
         response_headers: headers(&facts.downstream_headers),
     });

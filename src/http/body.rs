@@ -182,7 +182,11 @@ impl Body for ResponseBody {
 
 fn take_full(bytes: &mut Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
     let bytes = std::mem::take(bytes);
-    if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) }
+    if bytes.is_empty() {
+        None
+    } else {
+        Some(Ok(Frame::data(bytes)))
+    }
 }
 
 /// What of a client's body has passed, seen from outside of the body.
@@ -235,7 +239,15 @@ impl ClientBody {
     /// A body that `hyper` receives.
     #[must_use]
     pub fn new(inner: SharedIncoming, meter: Rc<BodyMeter>, limits: BodyLimits, deadlines: Rc<Deadlines>) -> Self {
-        Self { inner, meter, limits, deadlines, deadline: None, waited: 0, waiting_since: None }
+        Self {
+            inner,
+            meter,
+            limits,
+            deadlines,
+            deadline: None,
+            waited: 0,
+            waiting_since: None,
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -283,8 +295,8 @@ impl ClientBody {
         if !self.limits.total.is_zero() {
             at = at.min((since + millis(self.limits.total)).saturating_sub(self.waited));
         }
-        if self.limits.min_rate > 0 {
-            let allowed = self.meter.bytes.get().saturating_mul(1000) / self.limits.min_rate;
+        let allowed = (self.meter.bytes.get().saturating_mul(1000)).checked_div(self.limits.min_rate);
+        if let Some(allowed) = allowed {
             at = at.min((since + millis(RATE_GRACE) + allowed).saturating_sub(self.waited));
         }
         if at == u64::MAX {
@@ -292,8 +304,7 @@ impl ClientBody {
         }
         if now >= at {
             self.meter.failed.set(true);
-            let slow = self.limits.min_rate > 0
-                && waited > millis(RATE_GRACE) + self.meter.bytes.get().saturating_mul(1000) / self.limits.min_rate;
+            let slow = allowed.is_some_and(|allowed| waited > millis(RATE_GRACE) + allowed);
             return Poll::Ready(Some(Err(if slow { BodyError::TooSlow } else { BodyError::Timeout })));
         }
         let deadline = self.deadline.get_or_insert_with(|| self.deadlines.insert());
@@ -310,7 +321,10 @@ fn client_error(error: &hyper::Error) -> BodyError {
     // A chunk that cannot be parsed is the client's fault; everything else means that it went.
     let source = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
     let malformed = source.is_some_and(|io| {
-        matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)
+        matches!(
+            io.kind(),
+            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData
+        )
     });
     if error.is_parse() || malformed {
         BodyError::Malformed(error.to_string())

@@ -11,6 +11,7 @@ pub fn status_text(status: StatusCode) -> Response {
     let text = match status.as_u16() {
         // Go's texts, where they differ from the http crate's.
         413 => "Request Entity Too Large",
+        414 => "Request URI Too Long",
         416 => "Requested Range Not Satisfiable",
         499 => "Client Closed Request",
         _ => status.canonical_reason().unwrap_or_default(),
@@ -24,7 +25,10 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     body.push('\n');
     let mut response = with_body(status, ResponseBody::full(body));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

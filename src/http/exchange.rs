@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body::Body as _;
 
-use super::body::{BodyMeter, ResponseBody, SharedIncoming};
 use super::access;
+use super::body::{BodyMeter, ResponseBody, SharedIncoming};
 use super::worker::Worker;
 use crate::compile::snapshot::{RouterPlan, Snapshot};
 use crate::listen::connection::{Active, ConnectionInfo};
@@ -90,6 +90,8 @@ pub struct Exchange {
     pub protocol: ProtocolLabel,
     /// A running inference, for the `model_*` series.
     pub model_run: Option<ModelRun>,
+    /// The client understands interim answers, and can be sent them: it speaks HTTP/1.1.
+    pub takes_interim: bool,
     /// The connection is busy with it.
     pub active: Option<Active>,
     /// The request runs on a server.
@@ -134,6 +136,7 @@ impl Exchange {
             method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::default(),
             model_run: None,
+            takes_interim: false,
             active: None,
             in_flight: None,
             upgrade: None,
@@ -198,7 +201,10 @@ impl Exchange {
             // Nobody is left to hear an answer: the client went away.
             self.status = CLIENT_CLOSED;
         }
-        let tls = self.connection.tls.as_ref().map(|tls| TlsLabels { version: tls.version, cipher: tls.cipher });
+        let tls = self.connection.tls.as_ref().map(|tls| TlsLabels {
+            version: tls.version,
+            cipher: tls.cipher,
+        });
         let router = self.router.as_deref();
         let metered = router.map_or(self.connection.entry_point.metrics, |r| r.metrics);
         let service = self.upstream.as_ref().map(|u| &u.balancer);
@@ -230,7 +236,6 @@ impl Exchange {
             access::write(self, &facts, duration);
         }
     }
-
 }
 
 impl Drop for Exchange {

@@ -44,8 +44,16 @@ impl TargetRules {
             (allowed.allow_encoded_question_mark, *b"3F"),
             (allowed.allow_encoded_hash, *b"23"),
         ];
-        let refused = table.into_iter().filter(|(allowed, _)| !allowed).map(|(_, code)| code).collect();
-        Self { sanitize, refused, encode_query_semicolons }
+        let refused = table
+            .into_iter()
+            .filter(|(allowed, _)| !allowed)
+            .map(|(_, code)| code)
+            .collect();
+        Self {
+            sanitize,
+            refused,
+            encode_query_semicolons,
+        }
     }
 
     /// The normal form of `target`; `None` when it is in that form already.
@@ -63,7 +71,13 @@ impl TargetRules {
         if matches!(path, Cow::Borrowed(_)) && !semicolons {
             return Ok(None);
         }
-        let query = target.query().map(|q| if semicolons { q.replace(';', "%3B") } else { q.to_owned() });
+        let query = target.query().map(|q| {
+            if semicolons {
+                q.replace(';', "%3B")
+            } else {
+                q.to_owned()
+            }
+        });
         joined(path.into_owned(), query).map(Some)
     }
 }
@@ -106,7 +120,11 @@ pub fn normal_path(path: &str, sanitize: bool) -> Result<Cow<'_, str>, Refused> 
         return Err(Refused::Malformed);
     }
     let clean = path.bytes().all(stays);
-    let decoded = if clean { Cow::Borrowed(path) } else { Cow::Owned(normal_escapes(path)?) };
+    let decoded = if clean {
+        Cow::Borrowed(path)
+    } else {
+        Cow::Owned(normal_escapes(path)?)
+    };
     if !sanitize || !needs_sanitizing(&decoded) {
         return Ok(decoded);
     }
@@ -120,7 +138,12 @@ fn normal_escapes(path: &str) -> Result<String, Refused> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         let (value, escaped) = if byte == b'%' {
-            let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).ok_or(Refused::Malformed);
+            let mut digit = || {
+                bytes
+                    .next()
+                    .and_then(|b| char::from(b).to_digit(16))
+                    .ok_or(Refused::Malformed)
+            };
             let (high, low) = (digit()?, digit()?);
             (u8::try_from(high * 16 + low).map_err(|_| Refused::Malformed)?, true)
         } else {
@@ -210,7 +233,10 @@ mod tests {
 
     #[test]
     fn encoded_characters_are_refused_where_the_entry_point_says_so() {
-        let allowed = EncodedCharacters { allow_encoded_slash: false, ..EncodedCharacters::default() };
+        let allowed = EncodedCharacters {
+            allow_encoded_slash: false,
+            ..EncodedCharacters::default()
+        };
         let rules = TargetRules::new(true, &allowed, false);
         let target = |t: &'static str| rules.normalise(&PathAndQuery::from_static(t));
         assert_eq!(target("/a%2Fb"), Err(Refused::EncodedCharacter));

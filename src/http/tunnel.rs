@@ -15,7 +15,11 @@ pub fn spawn(tunnel: Tunnel, mut exchange: Box<Exchange>) {
     tokio::task::spawn_local(async move {
         let _guard = guard;
         let run = async {
-            let Tunnel { client, mut server, early } = tunnel;
+            let Tunnel {
+                client,
+                mut server,
+                early,
+            } = tunnel;
             let mut client = TokioIo::new(client.await.map_err(std::io::Error::other)?);
             client.write_all(&early).await?;
             client.flush().await?;

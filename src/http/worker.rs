@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use slab::Slab;
@@ -58,7 +58,9 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,15 +97,19 @@ impl Worker {
         self.snapshot.load_full()
     }
 
-    /// Counts a connection until the guard is dropped.
+    /// Lists a connection until the guard is dropped, and ends its part in the worker's load then, which counts it since
+    /// it was accepted.
     pub fn register(self: &Rc<Self>, state: &Arc<ConnState>, series: EntryPointSeries) -> Registered {
-        self.loads.add(self.index);
         self.metrics.connection_opened(series);
-        if *self.stage.borrow() >= Stage::Draining {
+        if self.is_draining() {
             state.drain();
         }
         let key = self.connections.borrow_mut().insert(Arc::clone(state));
-        Registered { worker: Rc::clone(self), key, series }
+        Registered {
+            worker: Rc::clone(self),
+            key,
+            series,
+        }
     }
 
     /// Counts a tunnel: it has left hyper's sight and the list of connections.
@@ -112,10 +118,16 @@ impl Worker {
         TunnelGuard(Rc::clone(self))
     }
 
-    /// Whether nothing runs any more.
+    /// Whether the worker is to accept no more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.stage.borrow() >= Stage::Draining
+    }
+
+    /// Whether nothing runs any more, nor is on its way here.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.connections.borrow().is_empty() && self.tunnels.get() == 0
+        self.loads.of(self.index) == 0 && self.tunnels.get() == 0
     }
 
     /// Ready once the worker is to accept no more.
@@ -164,25 +176,17 @@ impl Worker {
         }
     }
 
-    /// Drains: waits until every connection and tunnel has ended, or everything is to end; a connection is cut off when
-    /// the grace of its own entry point is over. Flushes the log.
+    /// Drains: waits until every connection and tunnel has ended, or everything is to end; flushes the log.
     pub async fn drain(self: &Rc<Self>) {
         self.stopped_accepting().await;
         for (_, state) in self.connections.borrow().iter() {
             state.drain();
         }
-        let begun = Instant::now();
         let mut aborted = std::pin::pin!(self.aborted());
         loop {
             tokio::select! {
                 () = &mut aborted => break,
                 () = tokio::time::sleep(Duration::from_millis(20)) => {
-                    let draining_for = begun.elapsed();
-                    for (_, state) in self.connections.borrow().iter() {
-                        if state.grace_is_over(draining_for) {
-                            state.end(Verdict::Aborted);
-                        }
-                    }
                     if self.is_idle() {
                         break;
                     }

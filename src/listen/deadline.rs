@@ -1,7 +1,10 @@
 //! Coarse deadlines: one clock and one sweep per worker instead of a timer per request.
 //!
 //! A deadline is armed with a plain store. The worker sweeps its slab every [`SWEEP`] and wakes the tasks whose time
-//! has come, so a deadline is met within one sweep of its time and costs nothing while it does not fire.
+//! has come, so a deadline is met within one sweep after its time and costs nothing while it does not fire.
+//!
+//! The coarse clock is as old as the last sweep: times that are reckoned from it come up to one sweep early, which is
+//! nothing to a timeout of seconds. [`Deadline::arm_after`] asks the real clock: its timeouts may be short.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -53,7 +56,11 @@ impl Deadlines {
     /// A clock that starts at 1 ms: 0 means "never".
     #[must_use]
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { start: Instant::now(), clock: Arc::default(), slots: RefCell::new(Slab::new()) })
+        Rc::new(Self {
+            start: Instant::now(),
+            clock: Arc::default(),
+            slots: RefCell::new(Slab::new()),
+        })
     }
 
     /// Milliseconds since the worker started, as of the last sweep.
@@ -72,12 +79,19 @@ impl Deadlines {
     #[must_use]
     pub fn insert(self: &Rc<Self>) -> Deadline {
         let key = self.slots.borrow_mut().insert(Slot::default());
-        Deadline { set: Rc::clone(self), key }
+        Deadline {
+            set: Rc::clone(self),
+            key,
+        }
+    }
+
+    fn exactly_now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
     /// Moves the clock and wakes whoever is late. Called by the worker's sweep.
     pub fn sweep(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        let now = self.exactly_now();
         self.clock.0.store(now, Ordering::Relaxed);
         let mut woken = Vec::new();
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
@@ -107,9 +121,10 @@ impl Deadline {
         slot.fired = false;
     }
 
-    /// Fires `after` from now.
+    /// Fires `after` from now, never earlier.
     pub fn arm_after(&self, after: Duration) {
-        self.arm(self.set.now().saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 4)));
+        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 4);
+        self.arm(self.set.exactly_now().saturating_add(after).saturating_add(1));
     }
 
     /// Never fires, until armed again.
@@ -179,5 +194,21 @@ mod tests {
         assert!(deadline.poll_fired(&cx).is_ready());
         drop(deadline);
         assert!(set.slots.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_short_time_is_not_cut_by_the_age_of_the_coarse_clock() {
+        let set = Deadlines::new();
+        let old = Instant::now();
+        while old.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        // No sweep since the start: the coarse clock still says 1 ms.
+        let deadline = set.insert();
+        deadline.arm_after(Duration::from_secs(10));
+        assert!(set.slots.borrow()[deadline.key].at >= 10_021);
+        deadline.arm_after(Duration::MAX);
+        set.sweep();
+        assert!(deadline.poll_fired(&Context::from_waker(Waker::noop())).is_pending());
     }
 }

@@ -117,7 +117,11 @@ impl EntryPoint {
             address,
             reuse_port: settings.reuse_port,
             host_name,
-            targets: TargetRules::new(http.sanitize_path, &http.encoded_characters, http.encode_query_semicolons),
+            targets: TargetRules::new(
+                http.sanitize_path,
+                &http.encoded_characters,
+                http.encode_query_semicolons,
+            ),
             underscores: http.underscore_headers_strategy,
             trust,
             keep_connection: keep_connection.collect::<Result<_, _>>().map_err(|e| e.to_string())?,

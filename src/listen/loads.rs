@@ -38,7 +38,13 @@ impl Loads {
     #[must_use]
     pub fn new(workers: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (ways, ends) = (0..workers).map(|_| mpsc::channel(HAND_OVER)).unzip();
-        (Arc::new(Self { connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(), ways }), ends)
+        (
+            Arc::new(Self {
+                connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+                ways,
+            }),
+            ends,
+        )
     }
 
     /// A connection of worker `index` began.
@@ -51,10 +57,10 @@ impl Loads {
         self.connections[index].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Connections of all workers.
+    /// Connections of worker `index`, those on their way to it among them.
     #[must_use]
-    pub fn total(&self) -> usize {
-        self.connections.iter().map(|c| c.load(Ordering::Relaxed)).sum()
+    pub fn of(&self, index: usize) -> usize {
+        self.connections[index].load(Ordering::Relaxed)
     }
 
     /// Whom worker `index` should give its next connection to, if not itself.
@@ -70,7 +76,7 @@ impl Loads {
         (own >= least + 2).then_some(best)
     }
 
-    /// Hands a socket to worker `to`, whose load counts it at once.
+    /// Hands a socket to worker `to`, whose load the caller has added it to.
     ///
     /// # Errors
     /// The socket, when that worker takes no more.
@@ -96,6 +102,6 @@ mod tests {
         loads.add(1);
         assert_eq!(loads.better_than(0), None);
         loads.remove(0);
-        assert_eq!((loads.better_than(1), loads.total()), (None, 2));
+        assert_eq!((loads.better_than(1), loads.of(0), loads.of(1)), (None, 1, 1));
     }
 }

@@ -14,19 +14,30 @@ use std::os::fd::RawFd;
 /// side open.
 #[must_use]
 pub fn closed(fds: &[RawFd]) -> Vec<bool> {
-    let mut polls: Vec<libc::pollfd> =
-        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 }).collect();
-    let Ok(count) = libc::nfds_t::try_from(polls.len()) else { return vec![false; fds.len()] };
+    let mut polls: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|&fd| libc::pollfd {
+            fd,
+            events: libc::POLLRDHUP,
+            revents: 0,
+        })
+        .collect();
+    let Ok(count) = libc::nfds_t::try_from(polls.len()) else {
+        return vec![false; fds.len()];
+    };
     // SAFETY: `polls` is a valid, exclusively borrowed array of `count` initialised `pollfd`s for the whole call, and a
     // timeout of 0 never blocks. The kernel only writes `revents`. A descriptor that is no longer open is reported by
     // POLLNVAL, which is not counted; one that was reused cannot be in `fds`, since a connection leaves the worker's
-    // list, on this same thread, before its socket is closed.
+    // list in the same poll of its task that closes its socket, on this same thread.
     #[expect(unsafe_code, reason = "poll(2) on descriptors that hyper owns; the audited module")]
     let ready = unsafe { libc::poll(polls.as_mut_ptr(), count, 0) };
     if ready <= 0 {
         return vec![false; fds.len()];
     }
-    polls.iter().map(|p| p.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0).collect()
+    polls
+        .iter()
+        .map(|p| p.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0)
+        .collect()
 }
 
 #[cfg(test)]

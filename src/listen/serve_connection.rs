@@ -20,13 +20,16 @@ use tokio::net::TcpStream;
 use super::connection::{ConnState, ConnectionInfo, Verdict};
 use super::entry_point::EntryPoint;
 use super::io::{Io, Socket};
-use crate::http::local::LocalExecutor;
 use crate::http::serve::serve;
+use crate::http::stream::StreamExecutor;
 use crate::http::worker::Worker;
 use crate::tls::server::{Alpn, TlsInfo};
 
-/// How often a first byte that may or may not become HTTP/2's preface is looked at again.
+/// After this, a first byte that may or may not become HTTP/2's preface is looked at again; each further pause is twice as
+/// long, up to [`PREFACE_PAUSE_MAX`]: a thousand clients that say `PR` and no more must cost next to nothing.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+/// The longest such pause.
+const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Room for body pieces in hyper, beyond the head.
 const MAX_BUFFER: usize = 1024 * 1024 + 4096;
 /// Slack above `maxHeaderBytes`, as Go's server has it.
@@ -42,10 +45,30 @@ enum Greeting {
 }
 
 /// Serves a connection until it ends. Errors end here: they are the peer's affair.
-pub async fn serve_connection(worker: Rc<Worker>, entry_point: Arc<EntryPoint>, tcp: TcpStream, peer: SocketAddr) {
+///
+/// The connection counts from the call on, not only from the first poll, so that no drain can miss it.
+pub fn serve_connection(
+    worker: Rc<Worker>,
+    entry_point: Arc<EntryPoint>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> {
     let _ = tcp.set_nodelay(true);
     let state = ConnState::new(&entry_point, worker.deadlines.clock(), tcp.as_raw_fd());
-    let _registered = worker.register(&state, entry_point.series);
+    let registered = worker.register(&state, entry_point.series);
+    async move {
+        let _registered = registered;
+        serve_registered(worker, entry_point, tcp, peer, state).await;
+    }
+}
+
+async fn serve_registered(
+    worker: Rc<Worker>,
+    entry_point: Arc<EntryPoint>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    state: Arc<ConnState>,
+) {
     let serving = async {
         match run(&worker, &entry_point, tcp, peer, &state).await {
             Ok(()) => {}
@@ -88,7 +111,11 @@ async fn run(
     };
     let info = Rc::new(connection_info(entry_point, peer, tls));
     let io = TokioIo::new(Io::new(socket, Arc::clone(state)));
-    let served = if multiplexed { http2(worker, &info, state, io).await } else { http1(worker, &info, state, io).await };
+    let served = if multiplexed {
+        http2(worker, &info, state, io).await
+    } else {
+        http1(worker, &info, state, io).await
+    };
     served.map_err(io::Error::other)
 }
 
@@ -109,13 +136,17 @@ fn connection_info(entry_point: &Arc<EntryPoint>, peer: SocketAddr, tls: Option<
 async fn greeting(tcp: &TcpStream) -> io::Result<Greeting> {
     const HANDSHAKE: u8 = 22;
     let mut first = [0; 4];
+    let mut pause = PREFACE_PAUSE;
     loop {
         let n = tcp.peek(&mut first).await?;
         match &first[..n] {
             [] => return Err(io::ErrorKind::UnexpectedEof.into()),
             [HANDSHAKE, ..] => return Ok(Greeting::Tls),
             b"PRI " => return Ok(Greeting::Http2),
-            some if b"PRI ".starts_with(some) => tokio::time::sleep(PREFACE_PAUSE).await,
+            some if b"PRI ".starts_with(some) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PREFACE_PAUSE_MAX);
+            }
             _ => return Ok(Greeting::Http1),
         }
     }
@@ -131,8 +162,11 @@ async fn http1(
     let max_header = entry_point.max_header_bytes.saturating_add(HEADER_SLACK);
     let mut builder = http1::Builder::new();
     // The deadlines are ours: one sweep for all instead of a timer per head.
-    builder.header_read_timeout(None).max_header_size(max_header).max_buf_size(MAX_BUFFER.max(max_header));
-    let service = service_fn(|request| serve(worker, info, state, request));
+    builder
+        .header_read_timeout(None)
+        .max_header_size(max_header)
+        .max_buf_size(MAX_BUFFER.max(max_header));
+    let service = service_fn(|request| serve(worker, info, state, None, request));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut told = false;
     poll_fn(|cx| {
@@ -154,7 +188,8 @@ async fn http2(
 ) -> hyper::Result<()> {
     state.set_multiplexed();
     let entry_point = &info.entry_point;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let executor = StreamExecutor::new(Rc::clone(&worker.deadlines), entry_point.idle_timeout);
+    let mut builder = http2::Builder::new(executor.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(entry_point.max_concurrent_streams)
@@ -171,7 +206,8 @@ async fn http2(
         let (worker, info, state) = (Rc::clone(worker), Rc::clone(info), Arc::clone(state));
         service_fn(move |request| {
             let (worker, info, state) = (Rc::clone(&worker), Rc::clone(&info), Arc::clone(&state));
-            async move { serve(&worker, &info, &state, request).await }
+            let taking = executor.taking();
+            async move { serve(&worker, &info, &state, Some(taking), request).await }
         })
     };
     let mut connection = pin!(builder.serve_connection(io, service));

@@ -75,12 +75,15 @@ fn load_users(config: &Config, context: &mut BuildContext<'_>) -> Result<Users, 
 }
 
 fn read_users_file(path: &str, context: &BuildContext<'_>) -> Result<String, BuildError> {
-    let unreadable = |message: String| BuildError::new("basicAuth.usersFile", message);
+    let unreadable = |message: String| {
+        BuildError::new("basicAuth.usersFile", message)
+            .help("write `name:hash` lines into it, readable for the gateway's user; `gantry hash-password` makes them")
+    };
     match context.resources.get(path) {
         Some(Ok(bytes)) => {
             String::from_utf8(bytes.to_vec()).map_err(|_| unreadable(format!("`{path}` is not UTF-8 text")))
         }
-        Some(Err(reason)) => Err(unreadable(format!("cannot read `{path}`: {reason}"))),
+        Some(Err(reason)) => Err(unreadable(reason.to_owned())),
         None => Err(unreadable(format!("cannot read `{path}`"))),
     }
 }
@@ -106,7 +109,11 @@ impl BasicAuth {
     /// # Errors
     /// A `realm` or `headerField` that no header can carry.
     pub fn new(config: &Config, users: Users, pool: Arc<HashPool>) -> Result<Self, BuildError> {
-        let realm = if config.realm.is_empty() { "traefik" } else { &config.realm };
+        let realm = if config.realm.is_empty() {
+            "traefik"
+        } else {
+            &config.realm
+        };
         // Not escaped within the quotes, as in Traefik.
         let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{realm}\"").as_bytes())
             .map_err(|_| BuildError::new("basicAuth.realm", "a realm holds no control characters"))?;
@@ -278,7 +285,11 @@ mod tests {
             "Basic realm=\"My \"Realm\""
         );
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain");
-        let unnamed = auth(&Config { realm: String::new(), ..admin() }).refuse(Verdict::NoMatch);
+        let unnamed = auth(&Config {
+            realm: String::new(),
+            ..admin()
+        })
+        .refuse(Verdict::NoMatch);
         assert_eq!(unnamed.headers()[header::WWW_AUTHENTICATE], "Basic realm=\"traefik\"");
         let response = auth(&admin()).refuse(Verdict::Busy);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -192,7 +192,11 @@ impl AccessLogWriter {
         if !self.buffer.is_empty() {
             self.lines = 0;
             let few = self.buffer.len() < BATCH_BYTES / 8;
-            let batch = if few { self.buffer.as_slice().to_vec() } else { std::mem::take(&mut self.buffer) };
+            let batch = if few {
+                self.buffer.as_slice().to_vec()
+            } else {
+                std::mem::take(&mut self.buffer)
+            };
             self.buffer.clear();
             self.sender.send(batch);
         }

@@ -1,7 +1,7 @@
 //! `providers.file`: one file, or every YAML file below a folder.
 //!
 //! Changes are noticed through inotify on the folders that hold the files and the links on the way to them
-//! ([`tree`]), read when their writers are done ([`settle`], [`reader`]), and sent as complete states, no faster than
+//! (`tree`), read when their writers are done (`settle`, `reader`), and sent as complete states, no faster than
 //! `providers.providersThrottleDuration` ([`super::throttle`]). A slow poll that compares contents catches what
 //! inotify does not tell (network file systems, bind mounts). Equal content is never sent twice.
 //!
@@ -34,7 +34,7 @@ mod watch;
 pub use self::tree::{MAX_FILES, MAX_FOLDERS};
 
 /// Largest configuration file.
-pub const MAX_FILE_BYTES: u64 = 4 << 20;
+pub const MAX_FILE_BYTES: u64 = 32 << 20;
 /// Time between two polls when nothing else is said.
 pub const POLL: Duration = Duration::from_secs(5);
 /// Most files that the configuration may refer to and that are watched.
@@ -61,10 +61,9 @@ impl Target {
 /// Reads and watches configuration files.
 #[derive(Debug)]
 pub struct FileProvider {
-    watch: bool,
     throttle: Duration,
     poll: Duration,
-    scanner: Scanner,
+    looker: Looker,
     shared: Arc<Shared>,
     last: Event,
 }
@@ -133,12 +132,14 @@ impl FileProvider {
             problems: Vec::new(),
             reason: Reason::Start,
         };
-        let scanner = Scanner::new(target);
+        let looker = Looker {
+            scanner: Scanner::new(target),
+            watch: watch.then(Watch::new),
+        };
         Self {
-            watch,
             throttle,
             poll,
-            scanner,
+            looker,
             shared: Arc::default(),
             last,
         }
@@ -167,9 +168,7 @@ impl FileProvider {
 
     /// As [`Self::load`], with the errors left in the event: [`Event::all_problems`].
     pub fn load_what_is_there(&mut self) -> Event {
-        let none = HashSet::new();
-        let tree = self.scanner.tree(&HashSet::new());
-        let scan = self.scanner.look(tree, &HashSet::new(), &first_glance(&none));
+        let scan = self.looker.first_look();
         self.last = Event {
             provider: "file",
             files: scan.files,
@@ -208,6 +207,7 @@ struct Running {
 }
 
 /// What looks at the disk, on the blocking pool: a dead network file system must not stop the control plane.
+#[derive(Debug)]
 struct Looker {
     scanner: Scanner,
     watch: Option<Watch>,
@@ -227,25 +227,23 @@ enum Look {
 impl Running {
     fn start(provider: FileProvider) -> Self {
         let FileProvider {
-            watch,
             throttle,
             poll,
-            scanner,
+            looker,
             shared,
             last,
         } = provider;
-        let watch = watch.then(Watch::new);
-        let now = Instant::now();
+        let watch = looker.watch.as_ref();
         Self {
-            poll: watch.is_some().then_some(poll),
+            poll: watch.map(|_| poll),
             shared,
-            changes: watch.as_ref().map(Watch::changes).unwrap_or_default(),
+            changes: watch.map(Watch::changes).unwrap_or_default(),
             throttle: Throttle::new(throttle),
             last,
-            // The first look sets the watches and finds what changed since the initial load.
-            again: watch.is_some().then_some(now),
+            // What changed since the initial load, where the watches could not tell.
+            again: watch.map(|_| Instant::now()),
             again_confirms: true,
-            looker: Some(Looker { scanner, watch }),
+            looker: Some(looker),
             next_poll: None,
         }
     }
@@ -352,6 +350,16 @@ impl Running {
 }
 
 impl Looker {
+    /// The initial load. The folders are watched before their files are read, so that no change falls in between.
+    fn first_look(&mut self) -> Scan {
+        let none = HashSet::new();
+        let mut tree = self.scanner.tree(&none);
+        if let Some(watch) = &mut self.watch {
+            watch.sync(&mut tree);
+        }
+        self.scanner.look(tree, &none, &first_glance(&HashSet::new()))
+    }
+
     /// Looks, and watches what has to be watched. Returns whether changes had to be confirmed.
     fn look(&mut self, shared: &Shared, held: &HashSet<PathBuf>, confirm: bool) -> (Scan, bool) {
         let (paths, fresh) = {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ::http::uri::Authority;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -38,19 +39,35 @@ impl HealthPlan {
     /// Compiles the settings.
     #[must_use]
     pub fn new(settings: &HealthCheck) -> Self {
-        Self { settings: settings.clone() }
+        Self {
+            settings: settings.clone(),
+        }
     }
 
     fn uri(&self, server: &Server) -> Result<(Uri, bool), String> {
         let settings = &self.settings;
-        let own = if server.scheme == Scheme::H2c { "h2c" } else { server.scheme.as_str() };
-        let scheme = if settings.scheme.is_empty() { own } else { settings.scheme.as_str() };
+        let own = if server.scheme == Scheme::H2c {
+            "h2c"
+        } else {
+            server.scheme.as_str()
+        };
+        let scheme = if settings.scheme.is_empty() {
+            own
+        } else {
+            settings.scheme.as_str()
+        };
         let port = settings.port.unwrap_or(server.port);
-        let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
+        let host = if server.host.contains(':') {
+            format!("[{}]", server.host)
+        } else {
+            server.host.clone()
+        };
         let slash = if settings.path.starts_with('/') { "" } else { "/" };
         let plain = if scheme == "h2c" { "http" } else { scheme };
         let uri = format!("{plain}://{host}:{port}{slash}{}", settings.path);
-        uri.parse().map(|uri| (uri, scheme == "h2c")).map_err(|e| format!("{uri}: {e}"))
+        uri.parse()
+            .map(|uri| (uri, scheme == "h2c"))
+            .map_err(|e| format!("{uri}: {e}"))
     }
 
     fn is_good(&self, status: StatusCode) -> bool {
@@ -134,7 +151,11 @@ impl Check {
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {:?}", settings.timeout)));
             let up = self.judge(&result);
             gauge.set(if up { 1.0 } else { 0.0 });
-            let pause = if up { settings.interval } else { settings.unhealthy_interval.unwrap_or(settings.interval) };
+            let pause = if up {
+                settings.interval
+            } else {
+                settings.unhealthy_interval.unwrap_or(settings.interval)
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -148,17 +169,33 @@ impl Check {
         let (now, count) = if result.is_ok() {
             state.bad.store(0, Ordering::Relaxed);
             let good = state.good.fetch_add(1, Ordering::Relaxed) + 1;
-            (if enough(good, settings.rise) { Health::Up } else { before }, good)
+            (
+                if enough(good, settings.rise) {
+                    Health::Up
+                } else {
+                    before
+                },
+                good,
+            )
         } else {
             state.good.store(0, Ordering::Relaxed);
             let bad = state.bad.fetch_add(1, Ordering::Relaxed) + 1;
-            (if enough(bad, settings.fall) { Health::Down } else { before }, bad)
+            (
+                if enough(bad, settings.fall) {
+                    Health::Down
+                } else {
+                    before
+                },
+                bad,
+            )
         };
         if now != before {
             state.set_health(now);
             match result {
                 Ok(()) => tracing::info!(service = %self.service, server = %self.server.url, "server is up"),
-                Err(e) => tracing::warn!(service = %self.service, server = %self.server.url, failures = count, "server is down: {e}"),
+                Err(e) => {
+                    tracing::warn!(service = %self.service, server = %self.server.url, failures = count, "server is down: {e}")
+                }
             }
         }
         now == Health::Up
@@ -168,7 +205,10 @@ impl Check {
         let (mut uri, h2c) = self.plan.uri(&self.server)?;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(dns, &uri, h2c).await?;
-            let location = response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
+            let location = response
+                .headers()
+                .get(header::LOCATION)
+                .filter(|_| response.status().is_redirection());
             match location.filter(|_| self.plan.settings.follow_redirects) {
                 Some(location) => uri = join(&uri, location)?,
                 None if self.plan.is_good(response.status()) => return Ok(()),
@@ -188,7 +228,13 @@ impl Check {
             match TcpStream::connect((ip, port)).await {
                 Ok(tcp) if secure => {
                     let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let (tls, alpn) = self.server.transport.tls.connect(tcp, bare, false).await.map_err(|e| text(&e))?;
+                    let (tls, alpn) = self
+                        .server
+                        .transport
+                        .tls
+                        .connect(tcp, bare, false)
+                        .await
+                        .map_err(|e| text(&e))?;
                     let h2 = alpn == Alpn::H2;
                     return self.send(TokioIo::new(tls), uri, h2).await;
                 }
@@ -221,15 +267,24 @@ impl Check {
         *request.method_mut() = Method::from_bytes(settings.method.as_bytes()).map_err(|e| e.to_string())?;
         let headers = request.headers_mut();
         let authority = uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-        let host = if settings.hostname.is_empty() { authority } else { settings.hostname.clone() };
+        let host = if settings.hostname.is_empty() {
+            authority
+        } else {
+            settings.hostname.clone()
+        };
         headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|e| e.to_string())?);
         for (name, value) in &settings.headers {
             let name = HeaderName::try_from(name).map_err(|e| e.to_string())?;
             headers.insert(name, HeaderValue::try_from(value).map_err(|e| e.to_string())?);
         }
         if h2 {
-            headers.remove(header::HOST);
-            *request.uri_mut() = uri.clone();
+            // HTTP/2 has the host in the target.
+            let host = headers.remove(header::HOST);
+            let mut parts = uri.clone().into_parts();
+            if let Some(host) = host {
+                parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|e| e.to_string())?);
+            }
+            *request.uri_mut() = Uri::from_parts(parts).map_err(|e| e.to_string())?;
         } else {
             let path = uri.path_and_query().map_or("/", |p| p.as_str());
             *request.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
@@ -248,4 +303,90 @@ fn join(base: &Uri, location: &HeaderValue) -> Result<Uri, String> {
     let mut parts = base.clone().into_parts();
     parts.path_and_query = uri.into_parts().path_and_query;
     Uri::from_parts(parts).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::MetricsOptions;
+    use crate::service::server::fixture;
+
+    fn check(change: impl FnOnce(&mut HealthCheck)) -> Check {
+        let mut settings = HealthCheck::default();
+        change(&mut settings);
+        Check {
+            plan: HealthPlan::new(&settings),
+            service: "s@file".into(),
+            server: fixture(8000),
+            metrics: Metrics::new(MetricsOptions::default()),
+        }
+    }
+
+    #[test]
+    fn a_server_that_nothing_is_known_of_is_believed_at_once_and_then_by_rise_and_fall() {
+        let check = check(|settings| (settings.rise, settings.fall) = (2, 3));
+        let (good, bad) = (Ok(()), Err("no".to_owned()));
+        let health = |result: &Result<(), String>| {
+            check.judge(result);
+            check.server.state.health()
+        };
+        assert_eq!(check.server.state.health(), Health::Unknown);
+        assert_eq!(health(&bad), Health::Down);
+        assert_eq!(
+            [health(&good), health(&bad), health(&good), health(&good)],
+            [Health::Down, Health::Down, Health::Down, Health::Up]
+        );
+        assert_eq!(
+            [health(&bad), health(&bad), health(&good), health(&bad)],
+            [Health::Up; 4]
+        );
+        assert_eq!([health(&bad), health(&bad)], [Health::Up, Health::Down]);
+        check.server.state.set_health(Health::Unknown);
+        assert_eq!(health(&good), Health::Up);
+    }
+
+    #[test]
+    fn the_check_goes_where_the_settings_say() {
+        let uri = |change: fn(&mut HealthCheck)| check(change).plan.uri(&fixture(8000)).expect("a URI");
+        assert_eq!(
+            uri(|s| s.path = "/h?x=1".into()),
+            (Uri::from_static("http://127.0.0.1:8000/h?x=1"), false)
+        );
+        assert_eq!(
+            uri(|s| (s.port, s.path) = (Some(9), "h".into())).0,
+            "http://127.0.0.1:9/h"
+        );
+        assert_eq!(uri(|s| s.scheme = "https".into()).0, "https://127.0.0.1:8000/");
+    }
+
+    #[test]
+    fn the_host_is_the_configured_one_over_both_protocols() {
+        let target = Uri::from_static("http://127.0.0.1:8000/h");
+        let named = check(|settings| settings.hostname = "model.test".into());
+        let http1 = named.request(&target, false).expect("a request");
+        assert_eq!(
+            (http1.uri(), &http1.headers()["host"]),
+            (&Uri::from_static("/h"), &"model.test".parse().expect("a value"))
+        );
+        let http2 = named.request(&target, true).expect("a request");
+        assert_eq!(
+            (http2.uri(), http2.headers().len()),
+            (&Uri::from_static("http://model.test/h"), 0)
+        );
+        let by_header = check(|settings| settings.headers = [("Host".into(), "other.test".into())].into());
+        assert_eq!(
+            by_header.request(&target, true).expect("a request").uri(),
+            "http://other.test/h"
+        );
+        assert_eq!(check(|_| {}).request(&target, true).expect("a request").uri(), &target);
+    }
+
+    #[test]
+    fn redirects_lead_to_paths_and_to_other_servers() {
+        let base = Uri::from_static("http://a:1/x");
+        let to = |location: &'static str| join(&base, &HeaderValue::from_static(location)).map(|uri| uri.to_string());
+        assert_eq!(to("/y?z"), Ok("http://a:1/y?z".to_owned()));
+        assert_eq!(to("https://b/"), Ok("https://b/".to_owned()));
+        assert!(to("").is_err());
+    }
 }

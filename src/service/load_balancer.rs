@@ -44,12 +44,21 @@ impl LoadBalancer {
         let wish = self.wish(&request);
         let chosen = wish.map(Wish::member).or_else(|| self.pick());
         let server = chosen.map(|i| Arc::clone(&self.servers[i]));
-        exchange.upstream = Some(Upstream { balancer: Arc::clone(self), server: server.clone() });
-        let Some(server) = server else { return error::no_available_server() };
+        exchange.upstream = Some(Upstream {
+            balancer: Arc::clone(self),
+            server: server.clone(),
+        });
+        let Some(server) = server else {
+            return error::no_available_server();
+        };
         if let Some(model) = &self.model {
             exchange.model_run = Some(model.start());
         }
-        let value = self.sticky.as_ref().filter(|_| !matches!(wish, Some(Wish::Member(_)))).map(|s| (s, &server));
+        let value = self
+            .sticky
+            .as_ref()
+            .filter(|_| !matches!(wish, Some(Wish::Member(_))))
+            .map(|s| (s, &server));
         let cookie = value.and_then(|(sticky, server)| sticky.set(&server.sticky));
         let mut response = forward(self, &server, request, exchange).await;
         if let Some(cookie) = cookie {
@@ -65,7 +74,9 @@ impl LoadBalancer {
     fn wish(&self, request: &Request) -> Option<Wish> {
         let sticky = self.sticky.as_ref()?;
         let members = self.servers.iter().map(|s| (s.url.as_str(), s.sticky.as_str()));
-        sticky.wish(request.headers(), members).filter(|w| self.servers[w.member()].state.health() != Health::Down)
+        sticky
+            .wish(request.headers(), members)
+            .filter(|w| self.servers[w.member()].state.health() != Health::Down)
     }
 
     /// The next server by weighted round robin.
@@ -92,5 +103,58 @@ impl LoadBalancer {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.servers.iter().any(|s| s.state.health() != Health::Down)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::dynamic::HealthCheck;
+    use crate::observe::metrics::{Metrics, MetricsOptions};
+    use crate::service::server::fixture;
+
+    /// Whom ten requests go to where the servers are in these states.
+    fn shares(checked: bool, states: &[Health]) -> Vec<usize> {
+        let servers: Vec<_> = (1..).take(states.len()).map(fixture).collect();
+        for (server, state) in servers.iter().zip(states) {
+            server.state.set_health(*state);
+        }
+        let balancer = LoadBalancer {
+            name: "s@file".into(),
+            weights: vec![1; servers.len()],
+            cursor: Arc::new(Cursor::new(servers.len())),
+            pass_host_header: true,
+            sticky: None,
+            health_check: checked.then(|| HealthPlan::new(&HealthCheck::default())),
+            series: Metrics::new(MetricsOptions::default()).service("s@file"),
+            model: None,
+            servers,
+        };
+        let mut counts = vec![0; states.len()];
+        for _ in 0..10 {
+            if let Some(i) = balancer.pick() {
+                counts[i] += 1;
+            }
+        }
+        assert_eq!(balancer.is_up(), counts.iter().sum::<usize>() == 10);
+        counts
+    }
+
+    #[test]
+    fn unknown_servers_get_traffic_only_while_no_sibling_is_known_to_be_up() {
+        use Health::{Down, Unknown, Up};
+        for (states, expected) in [
+            (&[Unknown, Unknown][..], &[5, 5][..]),
+            (&[Unknown, Up], &[0, 10]),
+            (&[Unknown, Down], &[10, 0]),
+            (&[Up, Up, Down], &[5, 5, 0]),
+            (&[Down, Down], &[0, 0]),
+            (&[Down], &[0]),
+            (&[Unknown], &[10]),
+        ] {
+            assert_eq!(shares(true, states), expected, "{states:?}");
+        }
+        assert_eq!(shares(false, &[Unknown, Unknown]), [5, 5]);
+        assert_eq!(shares(true, &[]), [0; 0]);
     }
 }

@@ -115,3 +115,40 @@ pub struct Server {
     /// What is known of it.
     pub state: Arc<ServerState>,
 }
+
+/// A clear-text server on the loopback interface, for tests.
+#[cfg(test)]
+pub(crate) fn fixture(port: u16) -> Arc<Server> {
+    use crate::config::Resources;
+    use crate::config::dynamic::ServersTransport;
+    use crate::tls::{cache::TlsCache, client::ClientTls};
+    use std::time::Duration;
+
+    let settings = ServersTransport {
+        insecure_skip_verify: true,
+        ..ServersTransport::default()
+    };
+    let (tls, _) = ClientTls::build(&settings, "t", &Resources::default(), &TlsCache::new());
+    let transport = Transport {
+        dial_timeout: Duration::ZERO,
+        response_header_timeout: Duration::ZERO,
+        idle_timeout: Duration::ZERO,
+        read_idle_timeout: Duration::ZERO,
+        ping_timeout: Duration::ZERO,
+        max_idle: Some(2),
+        tls: Arc::new(tls.expect("TLS settings")),
+        identity: String::new(),
+    };
+    Arc::new(Server {
+        url: format!("http://127.0.0.1:{port}"),
+        scheme: Scheme::Http,
+        host: "127.0.0.1".into(),
+        port,
+        authority: HeaderValue::from_static("h"),
+        base_path: String::new(),
+        sticky: String::new(),
+        pool: u64::from(port),
+        transport: Arc::new(transport),
+        state: Arc::new(ServerState::default()),
+    })
+}

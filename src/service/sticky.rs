@@ -38,7 +38,11 @@ impl StickyCookie {
     /// Compiles `cookie` for the service with the qualified name `service`.
     #[must_use]
     pub fn new(cookie: &Cookie, service: &str) -> Self {
-        let name = if cookie.name.is_empty() { default_name(service) } else { cookie.name.clone() };
+        let name = if cookie.name.is_empty() {
+            default_name(service)
+        } else {
+            cookie.name.clone()
+        };
         let mut attributes = String::new();
         // RFC 6265, 5.2.3: a leading dot says nothing; Go's cookies leave it out.
         let domain = cookie.domain.strip_prefix('.').unwrap_or(&cookie.domain);
@@ -81,12 +85,15 @@ impl StickyCookie {
     }
 
     fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';')).find_map(
-            |pair| {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(';'))
+            .find_map(|pair| {
                 let (name, value) = pair.split_once('=')?;
                 (name.trim() == self.name).then(|| value.trim().trim_matches('"'))
-            },
-        )
+            })
     }
 
     /// The `Set-Cookie` that ties the client to the member with this value.
@@ -146,16 +153,38 @@ mod tests {
             max_age: 5,
         };
         let set = StickyCookie::new(&cookie, "s@file").set("v").expect("a value");
-        assert_eq!(set, "c=v; Path=/x; Domain=d.test; Max-Age=5; HttpOnly; Secure; SameSite=None");
-        let plain = StickyCookie::new(&Cookie { max_age: -1, ..Cookie::default() }, "s@file");
+        assert_eq!(
+            set,
+            "c=v; Path=/x; Domain=d.test; Max-Age=5; HttpOnly; Secure; SameSite=None"
+        );
+        let plain = StickyCookie::new(
+            &Cookie {
+                max_age: -1,
+                ..Cookie::default()
+            },
+            "s@file",
+        );
         assert_eq!(plain.name.len(), 6);
         assert!(plain.name.starts_with('_'));
-        assert!(plain.set("v").expect("a value").to_str().expect("ascii").ends_with("=v; Path=/; Max-Age=0"));
+        assert!(
+            plain
+                .set("v")
+                .expect("a value")
+                .to_str()
+                .expect("ascii")
+                .ends_with("=v; Path=/; Max-Age=0")
+        );
     }
 
     #[test]
     fn wishes_are_read_in_present_and_older_spellings() {
-        let sticky = StickyCookie::new(&Cookie { name: "c".into(), ..Cookie::default() }, "s@file");
+        let sticky = StickyCookie::new(
+            &Cookie {
+                name: "c".into(),
+                ..Cookie::default()
+            },
+            "s@file",
+        );
         let urls = ["http://a", "http://b"];
         let values = urls.map(value_of);
         let members = || urls.iter().copied().zip(values.iter().map(String::as_str));

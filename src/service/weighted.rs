@@ -42,12 +42,16 @@ impl Weighted {
     pub async fn handle(&self, request: Request, exchange: &mut Exchange) -> Response {
         let wish = self.sticky.as_ref().and_then(|sticky| {
             let members = self.children.iter().map(|c| (c.name.as_str(), c.sticky.as_str()));
-            sticky.wish(request.headers(), members).filter(|w| self.children[w.member()].service.is_up())
+            sticky
+                .wish(request.headers(), members)
+                .filter(|w| self.children[w.member()].service.is_up())
         });
         let chosen = wish
             .map(Wish::member)
             .or_else(|| self.cursor.next(&self.weights, |i| self.children[i].service.is_up()));
-        let Some(chosen) = chosen else { return error::no_available_server() };
+        let Some(chosen) = chosen else {
+            return error::no_available_server();
+        };
         let child = &self.children[chosen];
         let mut response = child.service.handle(request, exchange).await;
         if let Some(sticky) = &self.sticky

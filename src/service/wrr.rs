@@ -16,7 +16,9 @@ impl Cursor {
     /// A fresh position for `members` members.
     #[must_use]
     pub fn new(members: usize) -> Self {
-        Self { credit: Mutex::new(vec![0; members]) }
+        Self {
+            credit: Mutex::new(vec![0; members]),
+        }
     }
 
     /// The next member. `weights` has one entry per member; those that are not positive or not `eligible` are passed

@@ -308,10 +308,11 @@ impl Wanted<'_> {
 
 fn unknown<'a>(path: String, kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Diagnostic {
     let diagnostic = Diagnostic::error(path, format!("unknown {kind} `{name}`"));
-    match did_you_mean(name, known) {
-        Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
-        None => diagnostic,
-    }
+    let known: Vec<&str> = known.collect();
+    diagnostic.help(match did_you_mean(name, known.iter().copied()) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("known are: {}", known.join(", ")),
+    })
 }
 
 #[cfg(test)]

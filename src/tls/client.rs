@@ -21,7 +21,7 @@ use super::cipher::{Protocol, Wanted};
 use super::keys::{Identity, certificates_from_pem};
 use super::options::WRITE_LIMIT;
 use super::server::Alpn;
-use super::setup::load_pair;
+use super::setup::{UNREADABLE, load_pair};
 use super::verify::{AnyServer, TrustedServers};
 use crate::config::Resources;
 use crate::config::dynamic::ServersTransport;
@@ -201,7 +201,8 @@ fn warn_insecure(transport: &ServersTransport, path: &str, diagnostics: &mut Vec
         } else {
             "the servers' certificates are not checked: `rootCAs` has no effect beside it"
         };
-        diagnostics.push(Diagnostic::warning(format!("{path}.insecureSkipVerify"), message));
+        let warning = Diagnostic::warning(format!("{path}.insecureSkipVerify"), message);
+        diagnostics.push(warning.help("name the servers' authority in `rootCAs`, and take `insecureSkipVerify` out"));
     }
 }
 
@@ -216,10 +217,13 @@ fn read_server_name(
     }
     let name = server_name(&transport.server_name);
     if name.is_none() {
-        diagnostics.push(Diagnostic::error(
-            format!("{path}.serverName"),
-            format!("`{}` is neither a host name nor an IP address", transport.server_name),
-        ));
+        diagnostics.push(
+            Diagnostic::error(
+                format!("{path}.serverName"),
+                format!("`{}` is neither a host name nor an IP address", transport.server_name),
+            )
+            .help("write the name in the servers' certificate, without scheme and port"),
+        );
     }
     name.map(Some)
 }
@@ -247,7 +251,13 @@ fn read_roots(
         match read {
             Ok(certificates) => roots.extend(certificates),
             Err(error) => {
-                diagnostics.push(Diagnostic::error(format!("{path}.rootCAs[{index}]"), error));
+                let error = Diagnostic::error(format!("{path}.rootCAs[{index}]"), error);
+                let unreadable = !root.contains("-----BEGIN") && !matches!(resources.get(root), Some(Ok(_)));
+                diagnostics.push(error.help(if unreadable {
+                    UNREADABLE
+                } else {
+                    "list certificates of authorities in PEM"
+                }));
                 failed = true;
             }
         }

@@ -62,7 +62,11 @@ impl KeyError {
             Self::Mismatch { .. } => Some(
                 "compare `openssl x509 -in CERT -noout -pubkey` with `openssl pkey -in KEY -pubout`: they must be equal",
             ),
-            _ => None,
+            Self::NoCertificate(_) => Some("give the certificate in PEM, followed by its issuers'"),
+            Self::NoKey(_) => Some("give the certificate's private key in PEM"),
+            Self::Pem(_) | Self::Certificate(_) | Self::Key(_) => {
+                Some("copy the file again as the authority gave it, or make a new one")
+            }
         }
     }
 }

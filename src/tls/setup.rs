@@ -17,6 +17,10 @@ use crate::config::Resources;
 use crate::config::dynamic::{Certificate, Tls, TlsOptions};
 use crate::diag::{Diagnostic, did_you_mean};
 
+/// How to mend a file that cannot be read.
+pub(super) const UNREADABLE: &str =
+    "a relative name starts at the working directory, and the user that gantry runs as must be able to read the file";
+
 /// What the TLS part of a router says.
 #[derive(Debug, Clone, Copy)]
 pub struct RouterTls<'a> {
@@ -236,7 +240,7 @@ pub(super) fn load_pair(
     let mut read = |key: &str, text| match resources.file_or_content(text) {
         Ok(content) => Some(content),
         Err(error) => {
-            diagnostics.push(Diagnostic::error(format!("{path}.{key}"), error));
+            diagnostics.push(Diagnostic::error(format!("{path}.{key}"), error).help(UNREADABLE));
             None
         }
     };

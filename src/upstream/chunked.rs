@@ -117,7 +117,11 @@ impl Chunked {
 /// A chunk's size, once its whole line is there.
 fn size_line(buf: &mut BytesMut) -> Result<Option<u64>, &'static str> {
     let Some(end) = memchr::memchr(b'\n', buf) else {
-        return if buf.len() > MAX_SIZE_LINE { Err("a chunk size line is too long") } else { Ok(None) };
+        return if buf.len() > MAX_SIZE_LINE {
+            Err("a chunk size line is too long")
+        } else {
+            Ok(None)
+        };
     };
     let line = match buf[..end].split_last() {
         Some((b'\r', line)) if line.len() <= MAX_SIZE_LINE => line,
@@ -153,7 +157,10 @@ mod tests {
     #[test]
     fn decodes_what_is_right() {
         assert_eq!(run(b"3\r\nabc\r\n0\r\n\r\n"), Ok((b"abc".to_vec(), None, 0)));
-        assert_eq!(run(b"3;x=\"y\"\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\nrest"), Ok((b"abc0123456789".to_vec(), None, 4)));
+        assert_eq!(
+            run(b"3;x=\"y\"\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\nrest"),
+            Ok((b"abc0123456789".to_vec(), None, 4))
+        );
         let (_, trailers, _) = run(b"0\r\nX-T: v\r\n\r\n").expect("trailers");
         assert_eq!(trailers.expect("trailers")["x-t"], "v");
     }
@@ -170,9 +177,21 @@ mod tests {
             b"3\r\nabcd\r\n0\r\n\r\n",
             b"0\r\nbad trailer\r\n\r\n",
         ] {
-            assert!(!matches!(run(bad), Ok(_) | Err("more")), "{:?}", String::from_utf8_lossy(bad));
+            assert!(
+                !matches!(run(bad), Ok(_) | Err("more")),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
-        for short in [&b""[..], b"3", b"3\r", b"3\r\nab", b"3\r\nabc", b"3\r\nabc\r\n0\r\n", b"0\r\nX: y\r\n"] {
+        for short in [
+            &b""[..],
+            b"3",
+            b"3\r",
+            b"3\r\nab",
+            b"3\r\nabc",
+            b"3\r\nabc\r\n0\r\n",
+            b"0\r\nX: y\r\n",
+        ] {
             assert_eq!(run(short), Err("more"), "{:?}", String::from_utf8_lossy(short));
         }
     }

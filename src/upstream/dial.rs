@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use super::stream::Stream;
 use crate::http::worker::Worker;
 use crate::listen::deadline::within;
+use crate::listen::socket::keep_alive;
 use crate::service::server::{Scheme, Server};
 use crate::tls::server::Alpn;
 
@@ -40,20 +41,33 @@ pub struct Dialled {
 /// # Errors
 /// See [`DialError`].
 pub async fn dial(worker: &Worker, server: &Server, http1_only: bool) -> Result<Dialled, DialError> {
-    within(&worker.deadlines, server.transport.dial_timeout, connect(worker, server, http1_only))
-        .await
-        .unwrap_or(Err(DialError::Timeout))
+    within(
+        &worker.deadlines,
+        server.transport.dial_timeout,
+        connect(worker, server, http1_only),
+    )
+    .await
+    .unwrap_or(Err(DialError::Timeout))
 }
 
 async fn connect(worker: &Worker, server: &Server, http1_only: bool) -> Result<Dialled, DialError> {
     let tcp = connect_tcp(worker, server).await?;
     match server.scheme {
-        Scheme::Http => Ok(Dialled { stream: Stream::Plain(tcp), http2: false }),
-        Scheme::H2c => Ok(Dialled { stream: Stream::Plain(tcp), http2: true }),
+        Scheme::Http => Ok(Dialled {
+            stream: Stream::Plain(tcp),
+            http2: false,
+        }),
+        Scheme::H2c => Ok(Dialled {
+            stream: Stream::Plain(tcp),
+            http2: true,
+        }),
         Scheme::Https => {
             let connected = server.transport.tls.connect(tcp, &server.host, http1_only).await;
             let (tls, alpn) = connected.map_err(|e| DialError::Tls(e.to_string()))?;
-            Ok(Dialled { stream: Stream::Tls(Box::new(tls)), http2: alpn == Alpn::H2 })
+            Ok(Dialled {
+                stream: Stream::Tls(Box::new(tls)),
+                http2: alpn == Alpn::H2,
+            })
         }
     }
 }
@@ -64,6 +78,7 @@ async fn connect_tcp(worker: &Worker, server: &Server) -> io::Result<TcpStream> 
         match TcpStream::connect(SocketAddr::new(ip, server.port)).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 return Ok(stream);
             }
             Err(e) => last = Some(e),

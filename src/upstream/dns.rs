@@ -34,7 +34,9 @@ impl Dns {
         let resolver = match self.resolver.get() {
             Some(resolver) => resolver,
             None => {
-                let made = TokioResolver::builder_tokio().and_then(|b| b.build()).map_err(io::Error::other)?;
+                let made = TokioResolver::builder_tokio()
+                    .and_then(|b| b.build())
+                    .map_err(io::Error::other)?;
                 self.resolver.get_or_init(|| made)
             }
         };

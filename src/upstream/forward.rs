@@ -10,10 +10,11 @@ use ::http::{HeaderValue, Method, StatusCode, header};
 use super::dial::{DialError, Dialled, dial};
 use super::http1::{Answer, SendError, SendOptions, Wire, send};
 use super::http1_head::write_request;
+use super::http2::{self, Unanswered};
 use super::pool::Ticket;
 use super::pump::{Framing, Pump};
 use super::stream::Stream;
-use super::{http2, upgrade};
+use super::upgrade;
 use crate::http::body::{BodyError, RequestBody};
 use crate::http::exchange::{Exchange, Origin};
 use crate::http::target::without_semicolons;
@@ -58,9 +59,7 @@ impl ForwardError {
             Self::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Body(BodyError::Timeout | BodyError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             Self::Body(BodyError::Malformed(_)) => StatusCode::BAD_REQUEST,
-            Self::Body(BodyError::Client(_)) => {
-                StatusCode::from_u16(499).expect("499 is a valid status code")
-            }
+            Self::Body(BodyError::Client(_)) => StatusCode::from_u16(499).expect("499 is a valid status code"),
         }
     }
 }
@@ -88,7 +87,10 @@ pub async fn forward(
     let duration = begun.elapsed();
     match result {
         Ok(mut response) => {
-            exchange.origin = Some(Origin { status: response.status().as_u16(), duration });
+            exchange.origin = Some(Origin {
+                status: response.status().as_u16(),
+                duration,
+            });
             if let Some(log) = exchange.log.as_mut().filter(|log| log.keep_headers) {
                 log.origin_headers = response.headers().clone();
             }
@@ -104,7 +106,10 @@ pub async fn forward(
         }
         Err(failure) => {
             let status = failure.status();
-            exchange.origin = Some(Origin { status: status.as_u16(), duration });
+            exchange.origin = Some(Origin {
+                status: status.as_u16(),
+                duration,
+            });
             tracing::debug!(service = %balancer.name, server = %server.url, status = status.as_u16(), "{failure}");
             if matches!(failure, ForwardError::Body(_)) {
                 exchange.close = true;
@@ -117,14 +122,21 @@ pub async fn forward(
 async fn exchange_with(
     balancer: &LoadBalancer,
     server: &Arc<Server>,
-    parts: Parts,
-    body: RequestBody,
+    mut parts: Parts,
+    mut body: RequestBody,
     exchange: &mut Exchange,
 ) -> Result<Response, ForwardError> {
     let pools = &exchange.worker.pools;
-    let shared = if exchange.upgrade.is_none() { pools.http2(server) } else { None };
+    let shared = if exchange.upgrade.is_none() {
+        pools.http2(server)
+    } else {
+        None
+    };
     if let Some(sender) = shared {
-        return http2::send(sender, balancer, server, parts, body, exchange).await;
+        match http2::send(sender, balancer, server, parts, body, exchange).await {
+            Err(Unanswered::Unsent(request)) => (parts, body) = *request,
+            answered => return Ok(answered?),
+        }
     }
     let wire = match pools.take(server) {
         Some(wire) => wire,
@@ -132,7 +144,7 @@ async fn exchange_with(
             Fresh::Http1(wire) => wire,
             Fresh::Http2(stream) => {
                 let sender = http2::connect(stream, server, exchange).await?;
-                return http2::send(sender, balancer, server, parts, body, exchange).await;
+                return Ok(http2::send(sender, balancer, server, parts, body, exchange).await?);
             }
         },
     };
@@ -146,7 +158,11 @@ enum Fresh {
 
 async fn fresh(server: &Server, exchange: &Exchange) -> Result<Fresh, ForwardError> {
     let Dialled { stream, http2 } = dial(&exchange.worker, server, exchange.upgrade.is_some()).await?;
-    Ok(if http2 { Fresh::Http2(stream) } else { Fresh::Http1(Box::new(Wire::new(stream))) })
+    Ok(if http2 {
+        Fresh::Http2(stream)
+    } else {
+        Fresh::Http1(Box::new(Wire::new(stream)))
+    })
 }
 
 /// The request over HTTP/1.1, on `wire` or, when that turns out to be dead, on others.
@@ -165,10 +181,23 @@ async fn http1(
     let head = |out: &mut Vec<u8>, parts: &Parts, exchange: &Exchange| {
         let host = host_of(balancer, server, parts);
         let target = (server.base_path.as_str(), parts.uri.path_and_query());
-        write_request(out, &parts.method, target, host.as_bytes(), &parts.headers, framing, exchange.upgrade.as_ref());
+        write_request(
+            out,
+            &parts.method,
+            target,
+            host.as_bytes(),
+            &parts.headers,
+            framing,
+            exchange.upgrade.as_ref(),
+        );
     };
     let options = SendOptions {
         upgrading: exchange.upgrade.is_some(),
+        interim: exchange
+            .active
+            .as_ref()
+            .filter(|_| exchange.takes_interim)
+            .map(|a| Arc::clone(a.connection())),
         header_timeout: server.transport.response_header_timeout,
         deadlines: exchange.worker.deadlines.clone(),
     };
@@ -204,7 +233,15 @@ async fn http1(
 }
 
 fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .contains(method)
 }
 
 /// The Host that the server sees.
@@ -219,7 +256,11 @@ pub(super) fn host_of<'a>(balancer: &LoadBalancer, server: &'a Server, parts: &'
 pub(super) fn absolute_uri(server: &Server, host: &HeaderValue, parts: &Parts) -> Result<Uri, ForwardError> {
     let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let path = format!("{}{path}", server.base_path);
-    let scheme = if server.scheme.as_str() == "https" { UriScheme::HTTPS } else { UriScheme::HTTP };
+    let scheme = if server.scheme.as_str() == "https" {
+        UriScheme::HTTPS
+    } else {
+        UriScheme::HTTP
+    };
     Uri::builder()
         .scheme(scheme)
         .authority(host.as_bytes())

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +17,11 @@ use super::pool::Ticket;
 use super::pump::{Pump, PumpError};
 use super::stream::Stream;
 use crate::http::body::{BodyError, ResponseBody};
+use crate::listen::connection::ConnState;
 use crate::listen::deadline::Deadlines;
+
+/// Most interim answers (1xx) before the final one: 102 every few seconds is fine, a flood is not.
+const MAX_INTERIM: u32 = 1024;
 
 /// First room for an answer: a head and a small body arrive with one read.
 pub const FIRST_READ: usize = 16 * 1024;
@@ -38,7 +43,12 @@ impl Wire {
     /// A fresh connection.
     #[must_use]
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buf: BytesMut::new(), out: Vec::new(), reused: false }
+        Self {
+            stream,
+            buf: BytesMut::new(),
+            out: Vec::new(),
+            reused: false,
+        }
     }
 }
 
@@ -69,6 +79,8 @@ pub struct SendOptions {
     pub upgrading: bool,
     /// `responseHeaderTimeout`; zero is none.
     pub header_timeout: Duration,
+    /// The client's connection, where interim answers are passed on.
+    pub interim: Option<Arc<ConnState>>,
     /// The worker's timers.
     pub deadlines: Rc<Deadlines>,
 }
@@ -95,10 +107,13 @@ pub async fn send(
     ticket: Ticket,
     options: &SendOptions,
 ) -> Result<Answer, SendError> {
-    let mut up = Up::Going;
+    let mut way = Way {
+        up: Up::Going,
+        interim: 0,
+    };
     let mut deadline = None;
     let head = poll_fn(|cx| {
-        let head = poll_head(cx, &mut wire, &mut pump, &mut up, method, options.upgrading);
+        let head = poll_head(cx, &mut wire, &mut pump, &mut way, method, options);
         if head.is_pending() && !options.header_timeout.is_zero() && pump.is_done() {
             let deadline = deadline.get_or_insert_with(|| {
                 let deadline = options.deadlines.insert();
@@ -118,8 +133,11 @@ pub async fn send(
             }
             Ok(Answer::Upgraded(head.parts, wire))
         }
-        Ok(head) => Ok(answer(head, wire, pump, &up, ticket)),
-        Err(Failure::Closed(error)) => Err(SendError::Closed { error, pump: Box::new(pump) }),
+        Ok(head) => Ok(answer(head, wire, pump, &way.up, ticket)),
+        Err(Failure::Closed(error)) => Err(SendError::Closed {
+            error,
+            pump: Box::new(pump),
+        }),
         Err(Failure::Send(error)) => Err(error),
     }
 }
@@ -131,6 +149,13 @@ enum Up {
     Broken(Option<io::Error>),
 }
 
+/// How far an exchange is.
+struct Way {
+    up: Up,
+    /// Interim answers so far.
+    interim: u32,
+}
+
 enum Failure {
     Closed(io::Error),
     Send(SendError),
@@ -140,14 +165,14 @@ fn poll_head(
     cx: &mut Context<'_>,
     wire: &mut Wire,
     pump: &mut Pump,
-    up: &mut Up,
+    way: &mut Way,
     method: &Method,
-    upgrading: bool,
+    options: &SendOptions,
 ) -> Poll<Result<Head, Failure>> {
-    if matches!(up, Up::Going) && !pump.is_done() {
+    if matches!(way.up, Up::Going) && !pump.is_done() {
         match pump.poll(cx, &mut wire.stream) {
             Poll::Ready(Err(PumpError::Body(e))) => return Poll::Ready(Err(Failure::Send(SendError::Body(e)))),
-            Poll::Ready(Err(PumpError::Io(e))) => *up = Up::Broken(Some(e)),
+            Poll::Ready(Err(PumpError::Io(e))) => way.up = Up::Broken(Some(e)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
@@ -155,8 +180,10 @@ fn poll_head(
         wire.buf.reserve(FIRST_READ);
         match wire.stream.poll_read_buf(cx, &mut wire.buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed(wire, up, io::ErrorKind::UnexpectedEof.into()))),
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, up, e))),
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(closed(wire, &mut way.up, io::ErrorKind::UnexpectedEof.into())));
+            }
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(closed(wire, &mut way.up, e))),
             Poll::Ready(Ok(_)) => {}
         }
         loop {
@@ -168,15 +195,27 @@ fn poll_head(
                     return Poll::Ready(Err(Failure::Send(SendError::Protocol(e))));
                 }
                 Ok(None) => break,
-                // Interim answers end here: 100 is Gantry's own business, the others are not passed on yet.
                 Ok(Some(head)) if head.parts.status.is_informational() => {
                     if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                        let body_is_up = pump.is_done() || !upgrading;
+                        let body_is_up = pump.is_done() || !options.upgrading;
                         return Poll::Ready(if body_is_up {
                             Ok(head)
                         } else {
-                            Err(Failure::Send(SendError::Protocol("101 before the request's end".into())))
+                            Err(Failure::Send(SendError::Protocol(
+                                "101 before the request's end".into(),
+                            )))
                         });
+                    }
+                    way.interim += 1;
+                    if way.interim > MAX_INTERIM {
+                        let error = format!("more than {MAX_INTERIM} interim answers");
+                        return Poll::Ready(Err(Failure::Send(SendError::Protocol(error))));
+                    }
+                    // 100 is Gantry's own business with its client.
+                    if let Some(client) = &options.interim
+                        && head.parts.status != StatusCode::CONTINUE
+                    {
+                        client.push_interim(&http1_head::interim(head.parts));
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -204,12 +243,20 @@ fn answer(head: Head, mut wire: Box<Wire>, pump: Pump, up: &Up, ticket: Ticket) 
         let body = wire.buf.split_to(n).freeze();
         let (_, out) = pump.into_parts();
         wire.out = out;
-        if keep_alive {
+        // Bytes behind the answer's end belong to nobody: the next request must not take them for its answer.
+        if keep_alive && wire.buf.is_empty() {
             ticket.give_back(wire);
         }
-        let body = if body.is_empty() { ResponseBody::Empty } else { ResponseBody::Full(body) };
+        let body = if body.is_empty() {
+            ResponseBody::Empty
+        } else {
+            ResponseBody::Full(body)
+        };
         return Answer::Response(head.parts, body);
     }
     let body = Http1Body::new(wire, (!whole).then_some(pump), head.length, keep_alive, ticket);
     Answer::Response(head.parts, ResponseBody::boxed(body))
 }
+
+#[cfg(test)]
+mod tests;

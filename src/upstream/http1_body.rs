@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Chunked, Step};
@@ -45,7 +45,14 @@ impl Http1Body {
             BodyLength::Chunked => Left::Chunked(Chunked::default()),
             BodyLength::UntilClose => Left::UntilClose,
         };
-        Self { wire: Some(wire), pump, left, keep_alive, ticket: Some(ticket), read: FIRST_READ }
+        Self {
+            wire: Some(wire),
+            pump,
+            left,
+            keep_alive,
+            ticket: Some(ticket),
+            read: FIRST_READ,
+        }
     }
 
     /// The answer is through: the connection goes back, if both directions ended cleanly.
@@ -60,13 +67,17 @@ impl Http1Body {
             if let Some(pump) = self.pump.take() {
                 wire.out = pump.into_parts().1;
             }
+            // The rest of what may be a megabyte is not kept for an idle connection.
+            wire.buf = BytesMut::new();
             ticket.give_back(wire);
         }
         self.pump = None;
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        let (Some(pump), Some(wire)) = (&mut self.pump, &mut self.wire) else { return Ok(()) };
+        let (Some(pump), Some(wire)) = (&mut self.pump, &mut self.wire) else {
+            return Ok(());
+        };
         match pump.poll(cx, &mut wire.stream) {
             Poll::Ready(Err(PumpError::Body(e))) => return Err(e),
             // The server stopped listening; what it says still counts.
@@ -113,10 +124,14 @@ impl Http1Body {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, BodyError>> {
-        let Some(wire) = &mut self.wire else { return Poll::Ready(Ok(0)) };
+        let Some(wire) = &mut self.wire else {
+            return Poll::Ready(Ok(0));
+        };
         let room = match self.left {
             // No more than the body needs, so that the next answer's bytes never hide behind this one.
-            Left::Length(left) => self.read.min(usize::try_from(left).unwrap_or(usize::MAX).max(FIRST_READ)),
+            Left::Length(left) => self
+                .read
+                .min(usize::try_from(left).unwrap_or(usize::MAX).max(FIRST_READ)),
             _ => self.read,
         };
         if wire.buf.capacity() - wire.buf.len() < room / 2 {

@@ -1,12 +1,15 @@
 //! Heads of HTTP/1.1 messages towards servers: a request's is written from the `HeaderMap`, an answer's is parsed into
 //! slices of the one buffer that was read.
 
+use std::mem::MaybeUninit;
+
 use ::http::response::Parts;
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use bytes::{Bytes, BytesMut};
 
 use super::pump::Framing;
+use crate::http::hop_by_hop;
 
 /// Longest head of an answer.
 pub const MAX_HEAD: usize = 256 * 1024;
@@ -66,6 +69,22 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
 }
 
+/// An interim answer (1xx) as its client gets it.
+#[must_use]
+pub fn interim(mut parts: Parts) -> Vec<u8> {
+    hop_by_hop::strip_response(&mut parts.headers);
+    let reason = parts.status.canonical_reason().unwrap_or("Informational");
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_u16()).into_bytes();
+    for (name, value) in &parts.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
 /// How the end of an answer's body is found (RFC 9112, 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
@@ -104,76 +123,92 @@ pub enum HeadError {
 /// # Errors
 /// When it is none, or its framing is ambiguous.
 pub fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Option<Head>, HeadError> {
-    let mut usual = [httparse::EMPTY_HEADER; USUAL_FIELDS];
-    match parse_into(buf, &mut usual) {
+    let mut fields = [[0; 4]; USUAL_FIELDS];
+    match parse_into(buf, &mut [const { MaybeUninit::uninit() }; USUAL_FIELDS], &mut fields) {
         Err(httparse::Error::TooManyHeaders) => {
-            let mut many = vec![httparse::EMPTY_HEADER; MAX_FIELDS];
-            finish(parse_into(buf, &mut many), buf, method)
+            let mut fields = vec![[0; 4]; MAX_FIELDS];
+            let parsed = parse_into(buf, &mut [const { MaybeUninit::uninit() }; MAX_FIELDS], &mut fields);
+            finish(parsed, &fields, buf, method)
         }
-        other => finish(other, buf, method),
+        parsed => finish(parsed, &fields, buf, method),
     }
 }
 
-/// Where things stand in the buffer: ranges, so that the buffer can be frozen.
+/// A field: where its name and its value begin and end in the buffer, which can be frozen only after it was parsed.
+type Field = [u32; 4];
+
+/// A parsed head but for its fields.
 struct Layout {
     len: usize,
     status: u16,
     version: u8,
-    fields: Vec<(HeaderName, std::ops::Range<usize>)>,
+    count: usize,
 }
 
 fn parse_into<'b>(
     buf: &'b [u8],
-    fields: &mut [httparse::Header<'b>],
+    room: &mut [MaybeUninit<httparse::Header<'b>>],
+    fields: &mut [Field],
 ) -> Result<Option<Layout>, httparse::Error> {
-    let mut response = httparse::Response::new(fields);
-    let len = match response.parse(buf)? {
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let len = match config.parse_response_with_uninit_headers(&mut response, buf, room)? {
         httparse::Status::Complete(len) => len,
         httparse::Status::Partial => return Ok(None),
     };
-    let start = buf.as_ptr() as usize;
-    let mut layout = Layout {
+    let offset = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
+    // Heads are far smaller than 4 GiB: see MAX_HEAD.
+    let range = |part: &[u8]| [offset(part) as u32, (offset(part) + part.len()) as u32];
+    for (field, place) in response.headers.iter().zip(fields) {
+        let (name, value) = (range(field.name.as_bytes()), range(field.value));
+        *place = [name[0], name[1], value[0], value[1]];
+    }
+    Ok(Some(Layout {
         len,
         status: response.code.unwrap_or_default(),
         version: response.version.unwrap_or_default(),
-        fields: Vec::with_capacity(response.headers.len()),
-    };
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
-        let from = field.value.as_ptr() as usize - start;
-        layout.fields.push((name, from..from + field.value.len()));
-    }
-    Ok(Some(layout))
+        count: response.headers.len(),
+    }))
 }
 
 fn finish(
     parsed: Result<Option<Layout>, httparse::Error>,
+    fields: &[Field],
     buf: &mut BytesMut,
     method: &Method,
 ) -> Result<Option<Head>, HeadError> {
     let layout = match parsed {
-        Ok(Some(layout)) => layout,
-        Ok(None) if buf.len() > MAX_HEAD => {
-            return Err(HeadError::Garbage(format!("the answer's head is longer than {MAX_HEAD} bytes")));
+        Ok(Some(layout)) if layout.len <= MAX_HEAD => layout,
+        Ok(None) if buf.len() <= MAX_HEAD => return Ok(None),
+        Ok(_) => {
+            return Err(HeadError::Garbage(format!(
+                "the answer's head is longer than {MAX_HEAD} bytes"
+            )));
         }
-        Ok(None) => return Ok(None),
         Err(e) => return Err(HeadError::Garbage(format!("the answer is not HTTP/1.1: {e}"))),
     };
     let head: Bytes = buf.split_to(layout.len).freeze();
+    let garbage = |what: &str| HeadError::Garbage(format!("the answer is not HTTP/1.1: a bad {what}"));
     let mut response = ::http::Response::new(());
-    *response.status_mut() = StatusCode::from_u16(layout.status).map_err(|_| HeadError::Garbage(format!("status {}", layout.status)))?;
+    *response.status_mut() = StatusCode::from_u16(layout.status).map_err(|_| garbage("status"))?;
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
-    headers.reserve(layout.fields.len());
-    for (name, range) in layout.fields {
-        let value = HeaderValue::from_maybe_shared(head.slice(range)).map_err(|_| HeadError::Garbage(format!("a bad value of {name}")))?;
+    headers.reserve(layout.count);
+    for field in &fields[..layout.count.min(fields.len())] {
+        let [name, name_end, value, value_end] = field.map(|at| at as usize);
+        let name = HeaderName::from_bytes(&head[name..name_end]).map_err(|_| garbage("field name"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value..value_end)).map_err(|_| garbage("field value"))?;
         headers.append(name, value);
     }
     let old = layout.version == 0;
     let (mut parts, ()) = response.into_parts();
     let (length, clean) = body_length(&mut parts, method, old).map_err(HeadError::Framing)?;
     let keep_alive = clean && length != BodyLength::UntilClose && wants_keep_alive(&parts.headers, old);
-    Ok(Some(Head { parts, length, keep_alive }))
+    Ok(Some(Head {
+        parts,
+        length,
+        keep_alive,
+    }))
 }
 
 /// The body's framing, and whether the connection may go on after it.
@@ -213,8 +248,14 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let bytes = value.as_bytes();
         let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
-        let n = value.to_str().ok().filter(|_| digits).and_then(|s| s.parse::<u64>().ok());
-        let Some(n) = n else { return Err(format!("a bad Content-Length {value:?}")) };
+        let n = value
+            .to_str()
+            .ok()
+            .filter(|_| digits)
+            .and_then(|s| s.parse::<u64>().ok());
+        let Some(n) = n else {
+            return Err(format!("a bad Content-Length {value:?}"));
+        };
         if length.is_some_and(|m| m != n) {
             return Err("two different Content-Lengths".into());
         }
@@ -226,7 +267,9 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
 fn wants_keep_alive(headers: &HeaderMap, old: bool) -> bool {
     let has = |token: &str| {
         headers.get_all(header::CONNECTION).iter().any(|value| {
-            value.to_str().is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+            value
+                .to_str()
+                .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
         })
     };
     if old { has("keep-alive") } else { !has("close") }
@@ -243,15 +286,60 @@ mod tests {
     #[test]
     fn finds_the_framing() {
         let cases = [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(3), true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(3), true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::HEAD, BodyLength::Known(0), true),
-            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", Method::GET, BodyLength::Known(0), true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, BodyLength::Chunked, true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n", Method::GET, BodyLength::Chunked, false),
-            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n", Method::GET, BodyLength::Known(0), false),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::GET, BodyLength::Known(1), false),
-            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n", Method::GET, BodyLength::Known(1), true),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(3),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(3),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+                Method::HEAD,
+                BodyLength::Known(0),
+                true,
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(0),
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n",
+                Method::GET,
+                BodyLength::Chunked,
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n",
+                Method::GET,
+                BodyLength::Chunked,
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(0),
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(1),
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                BodyLength::Known(1),
+                true,
+            ),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, BodyLength::UntilClose, false),
         ];
         for (text, method, length, keep_alive) in cases {
@@ -276,7 +364,11 @@ mod tests {
         ] {
             assert!(parse(bad, Method::GET).is_err(), "{bad}");
         }
-        assert!(parse("HTTP/1.1 200 OK\r\nA: b\r\n", Method::GET).expect("partial").is_none());
+        assert!(
+            parse("HTTP/1.1 200 OK\r\nA: b\r\n", Method::GET)
+                .expect("partial")
+                .is_none()
+        );
     }
 
     #[test]
@@ -289,8 +381,19 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("2"));
         let target = PathAndQuery::from_static("/p?q");
         let mut out = Vec::new();
-        write_request(&mut out, &Method::PUT, ("/base", Some(&target)), b"h:1", &headers, Framing::Length(5), None);
+        write_request(
+            &mut out,
+            &Method::PUT,
+            ("/base", Some(&target)),
+            b"h:1",
+            &headers,
+            Framing::Length(5),
+            None,
+        );
         let text = String::from_utf8(out).expect("ascii");
-        assert_eq!(text, "PUT /base/p?q HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(
+            text,
+            "PUT /base/p?q HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 5\r\n\r\n"
+        );
     }
 }

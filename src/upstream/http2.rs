@@ -42,9 +42,15 @@ pub async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(256 * 1024);
     if !transport.read_idle_timeout.is_zero() {
-        builder.keep_alive_interval(transport.read_idle_timeout).keep_alive_timeout(transport.ping_timeout);
+        builder
+            .keep_alive_interval(transport.read_idle_timeout)
+            .keep_alive_timeout(transport.ping_timeout);
     }
-    let handshake = within(&exchange.worker.deadlines, HTTP2_HANDSHAKE, builder.handshake(TokioIo::new(stream)));
+    let handshake = within(
+        &exchange.worker.deadlines,
+        HTTP2_HANDSHAKE,
+        builder.handshake(TokioIo::new(stream)),
+    );
     let (sender, connection) = handshake
         .await
         .ok_or(ForwardError::Timeout)?
@@ -58,10 +64,34 @@ pub async fn connect(
     Ok(sender)
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// The connection had ended before anything of the request went out: here it is again, for another connection.
+    Unsent(Box<(Parts, RequestBody)>),
+    /// Everything else.
+    Failed(ForwardError),
+}
+
+impl From<ForwardError> for Unanswered {
+    fn from(error: ForwardError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Unanswered> for ForwardError {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Unsent(_) => Self::Closed("the connection ended before the request".into()),
+            Unanswered::Failed(error) => error,
+        }
+    }
+}
+
 /// Sends a request on a shared connection.
 ///
 /// # Errors
-/// See [`ForwardError`].
+/// See [`Unanswered`].
 pub async fn send(
     mut sender: SendRequest<RequestBody>,
     balancer: &LoadBalancer,
@@ -69,21 +99,39 @@ pub async fn send(
     mut parts: Parts,
     body: RequestBody,
     exchange: &Exchange,
-) -> Result<Response, ForwardError> {
+) -> Result<Response, Unanswered> {
+    if sender.ready().await.is_err() {
+        return Err(Unanswered::Unsent(Box::new((parts, body))));
+    }
     let host: HeaderValue = host_of(balancer, server, &parts).clone();
-    parts.uri = absolute_uri(server, &host, &parts)?;
+    let absolute = absolute_uri(server, &host, &parts)?;
+    let (target, version) = (std::mem::replace(&mut parts.uri, absolute), parts.version);
     parts.version = Version::HTTP_2;
-    parts.headers.remove(header::HOST);
+    let asked = parts.headers.remove(header::HOST);
     parts.extensions.clear();
     if body.is_end_stream() && body.size_hint().exact() == Some(0) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    sender.ready().await.map_err(|e| ForwardError::Closed(e.to_string()))?;
-    let answer = sender.send_request(Request::from_parts(parts, body));
-    let answer = within(&exchange.worker.deadlines, server.transport.response_header_timeout, answer)
-        .await
-        .ok_or(ForwardError::Timeout)?
-        .map_err(|e| failure(&e))?;
+    let answer = sender.try_send_request(Request::from_parts(parts, body));
+    let answer = within(
+        &exchange.worker.deadlines,
+        server.transport.response_header_timeout,
+        answer,
+    )
+    .await
+    .ok_or(ForwardError::Timeout)?;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(mut error) => match error.take_message() {
+            None => return Err(failure(error.error()).into()),
+            Some(request) => {
+                let (mut parts, body) = request.into_parts();
+                (parts.uri, parts.version) = (target, version);
+                parts.headers.extend(asked.map(|host| (header::HOST, host)));
+                return Err(Unanswered::Unsent(Box::new((parts, body))));
+            }
+        },
+    };
     let (mut head, body) = answer.into_parts();
     head.version = Version::HTTP_11;
     let body = if body.is_end_stream() {

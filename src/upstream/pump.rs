@@ -110,6 +110,10 @@ impl Pump {
     ///
     /// # Errors
     /// The pump itself, when it cannot be restarted.
+    #[expect(
+        clippy::result_large_err,
+        reason = "both outcomes are the pump, handed on by its owner at once"
+    )]
     pub fn restart(self, head: Vec<u8>) -> Result<Self, Self> {
         if self.written == 0 {
             return Ok(self);
@@ -186,14 +190,22 @@ impl Pump {
         match &mut self.framing {
             Framing::Length(left) => match left.checked_sub(len) {
                 Some(rest) => *left = rest,
-                None => return Err(PumpError::Body(BodyError::Client("longer than its Content-Length".into()))),
+                None => {
+                    return Err(PumpError::Body(BodyError::Client(
+                        "longer than its Content-Length".into(),
+                    )));
+                }
             },
             Framing::Chunked => {
                 use std::io::Write as _;
                 let _ = write!(self.out, "{len:x}\r\n");
                 self.after = b"\r\n";
             }
-            Framing::None => return Err(PumpError::Body(BodyError::Client("a body where none was announced".into()))),
+            Framing::None => {
+                return Err(PumpError::Body(BodyError::Client(
+                    "a body where none was announced".into(),
+                )));
+            }
         }
         if data.len() <= JOIN {
             self.out.extend_from_slice(&data);
@@ -208,7 +220,9 @@ impl Pump {
     fn finish(&mut self) -> Result<(), PumpError> {
         match self.framing {
             Framing::Length(left) if left > 0 => {
-                return Err(PumpError::Body(BodyError::Client("shorter than its Content-Length".into())));
+                return Err(PumpError::Body(BodyError::Client(
+                    "shorter than its Content-Length".into(),
+                )));
             }
             Framing::Chunked => {
                 if self.chunk.is_empty() {
@@ -254,5 +268,157 @@ impl Pump {
         self.chunk.advance(chunk);
         n -= chunk;
         self.after = &self.after[n..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+
+    use ::http::{HeaderMap, Method};
+    use http_body::{Frame, SizeHint};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A body of given pieces; `length` is what it claims to be long.
+    struct Pieces {
+        pieces: VecDeque<Result<Frame<Bytes>, BodyError>>,
+        length: Option<u64>,
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Ready(self.pieces.pop_front())
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+
+    fn body(length: Option<u64>, pieces: &[&'static str]) -> RequestBody {
+        let frame = |piece: &&'static str| Ok(Frame::data(Bytes::from_static(piece.as_bytes())));
+        RequestBody::boxed(Pieces {
+            pieces: pieces.iter().map(frame).collect(),
+            length,
+        })
+    }
+
+    /// What a server reads of `body`, behind the head `H`, until the gateway's end is closed.
+    async fn written(body: RequestBody) -> (String, Result<(), PumpError>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let near = TcpStream::connect(listener.local_addr().expect("an address"))
+            .await
+            .expect("a connection");
+        let (mut far, _) = listener.accept().await.expect("a peer");
+        let read = async {
+            let mut all = String::new();
+            far.read_to_string(&mut all).await.expect("text");
+            all
+        };
+        let write = async {
+            let mut stream = Stream::Plain(near);
+            let framing = Framing::of(&Method::POST, &body);
+            let mut pump = Pump::new(b"H".to_vec(), body, framing);
+            let result = poll_fn(|cx| pump.poll(cx, &mut stream)).await;
+            assert_eq!(pump.is_done(), result.is_ok());
+            result
+        };
+        tokio::join!(read, write)
+    }
+
+    #[tokio::test]
+    async fn bodies_are_framed_by_what_is_known_of_them() {
+        let long: &'static str = Box::leak("x".repeat(JOIN + 1).into_boxed_str());
+        for (body, expected) in [
+            (RequestBody::Empty, "H".to_owned()),
+            (RequestBody::Full(Bytes::from_static(b"abc")), "Habc".to_owned()),
+            (body(Some(3), &["a", "", "bc"]), "Habc".to_owned()),
+            (body(None, &[]), "H0\r\n\r\n".to_owned()),
+            (
+                body(None, &["a", "", "bc"]),
+                "H1\r\na\r\n2\r\nbc\r\n0\r\n\r\n".to_owned(),
+            ),
+            (
+                body(None, &["a", long, "b"]),
+                format!("H1\r\na\r\n2001\r\n{long}\r\n1\r\nb\r\n0\r\n\r\n"),
+            ),
+            (body(None, &[long]), format!("H2001\r\n{long}\r\n0\r\n\r\n")),
+        ] {
+            let (bytes, result) = written(body).await;
+            assert!(result.is_ok() && bytes == expected, "{result:?} {bytes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_do_not_reach_the_server() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-t", ::http::HeaderValue::from_static("v"));
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"a"))), Ok(Frame::trailers(trailers))];
+        let (bytes, _) = written(RequestBody::boxed(Pieces {
+            pieces: pieces.into(),
+            length: None,
+        }))
+        .await;
+        assert_eq!(bytes, "H1\r\na\r\n0\r\n\r\n");
+    }
+
+    /// What a server got of such a body must never look whole.
+    #[tokio::test]
+    async fn a_body_that_fails_or_breaks_its_length_is_never_ended() {
+        let failing = [Ok(Frame::data(Bytes::from_static(b"a"))), Err(BodyError::Timeout)];
+        let failing = RequestBody::boxed(Pieces {
+            pieces: failing.into(),
+            length: None,
+        });
+        for (body, longest) in [
+            (failing, "H1\r\na\r\n"),
+            (body(Some(3), &["ab"]), "Hab"),
+            (body(Some(3), &["abc", "d"]), "Habc"),
+        ] {
+            let (bytes, result) = written(body).await;
+            assert!(matches!(result, Err(PumpError::Body(_))), "{result:?}");
+            assert!(longest.starts_with(&bytes), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn starts_over_only_with_a_body_that_is_whole() {
+        let fresh = |body: RequestBody| Pump::new(b"H".to_vec(), body, Framing::Length(3));
+        let mut sent = fresh(body(Some(3), &["abc"]));
+        sent.written = 1;
+        let again = sent.restart(b"I".to_vec()).expect("nothing of the body was read");
+        assert_eq!((again.out.as_slice(), again.written), (&b"I"[..], 0));
+        let mut touched = fresh(body(Some(3), &["abc"]));
+        (touched.written, touched.touched) = (1, true);
+        assert!(touched.restart(Vec::new()).is_err());
+        let mut unsent = fresh(body(Some(3), &["abc"]));
+        unsent.touched = true;
+        assert!(
+            unsent.restart(Vec::new()).is_ok(),
+            "what was read still waits to be written"
+        );
+    }
+
+    #[test]
+    fn empty_bodies_are_announced_as_go_does_it() {
+        for (method, framing) in [
+            (Method::GET, Framing::None),
+            (Method::HEAD, Framing::None),
+            (Method::DELETE, Framing::None),
+            (Method::POST, Framing::Length(0)),
+            (Method::PUT, Framing::Length(0)),
+            (Method::PATCH, Framing::Length(0)),
+        ] {
+            assert_eq!(Framing::of(&method, &RequestBody::Empty), framing, "{method}");
+        }
+        assert_eq!(Framing::of(&Method::GET, &body(Some(3), &["abc"])), Framing::Length(3));
+        assert_eq!(Framing::of(&Method::GET, &body(None, &["abc"])), Framing::Chunked);
     }
 }

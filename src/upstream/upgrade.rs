@@ -42,12 +42,20 @@ pub fn accept(
         _ => false,
     };
     if !same {
-        return Err(ForwardError::Protocol(format!("101 to {got:?} where {asked:?} was asked for")));
+        return Err(ForwardError::Protocol(format!(
+            "101 to {got:?} where {asked:?} was asked for"
+        )));
     }
     let Some(client) = request.extensions.remove::<OnUpgrade>() else {
-        return Err(ForwardError::Protocol("an upgrade on a connection that cannot be upgraded".into()));
+        return Err(ForwardError::Protocol(
+            "an upgrade on a connection that cannot be upgraded".into(),
+        ));
     };
-    exchange.tunnel = Some(Tunnel { client, server: wire.stream, early: wire.buf.freeze() });
+    exchange.tunnel = Some(Tunnel {
+        client,
+        server: wire.stream,
+        early: wire.buf.freeze(),
+    });
     let mut response = Response::from_parts(head, ResponseBody::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     Ok(response)

@@ -195,8 +195,7 @@ fn a_sticky_cookie_has_a_default_name_and_chooses_among_services() {
 #[test]
 fn a_sticky_server_that_fails_its_check_is_left() {
     let backends = named(&["a", "b"]);
-    let sticky =
-        "loadBalancer: {sticky: {cookie: {name: st}}, healthCheck: {path: /health, interval: 100ms}, ";
+    let sticky = "loadBalancer: {sticky: {cookie: {name: st}}, healthCheck: {path: /health, interval: 100ms}, ";
     let yaml = gateway::all_to(&[&backends[0].url(), &backends[1].url()]).replace("loadBalancer: {", sticky);
     let gateway = gateway().dynamic(&yaml).run();
     let first = gateway.get("/").send();

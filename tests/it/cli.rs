@@ -49,8 +49,9 @@ fn check_is_content_with_good_files() {
     assert!(good, "{said}");
     let empty = tempfile::tempdir().unwrap();
     let folder = empty.path().display();
-    let (good, said) =
-        check(&format!("entryPoints: {{web: {{address: \":8000\"}}}}\nproviders: {{file: {{directory: \"{folder}\"}}}}\n"));
+    let (good, said) = check(&format!(
+        "entryPoints: {{web: {{address: \":8000\"}}}}\nproviders: {{file: {{directory: \"{folder}\"}}}}\n"
+    ));
     assert!(good, "{said}");
     let (good, said) = check("");
     assert!(good, "{said}");
@@ -107,7 +108,10 @@ fn check_finds_mistakes_and_says_where() {
 fn check_warns_of_users_that_cannot_log_in() {
     only_gantry!();
     let (good, said) = check(&GOOD.replace("$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/", "plain"));
-    assert!(good && said.contains("warning") && said.contains("admin") && said.contains("file.yaml:5:"), "{said}");
+    assert!(
+        good && said.contains("warning") && said.contains("admin") && said.contains("file.yaml:5:"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn no_server() {
 #[test]
 fn connection_refused() {
     let down = format!("http://{}", Backend::down());
-    let gateway = gateway().to_url(&down).run();
+    let gateway = gateway().server(&down).run();
     assert_bare(&gateway.get("/").send(), 502, "Bad Gateway");
     assert_bare(&gateway.post("/", "abc").send(), 502, "Bad Gateway");
     let reply = gateway.request("HEAD", "/").send();
@@ -51,14 +51,14 @@ fn connection_refused() {
 
 #[test]
 fn a_name_that_does_not_resolve() {
-    let gateway = gateway().to_url("http://no-such-host.invalid").run();
+    let gateway = gateway().server("http://no-such-host.invalid").run();
     assert_bare(&gateway.get("/").send(), 502, "Bad Gateway");
 }
 
 #[test]
 fn resets_ends_and_rubbish_of_the_backend() {
     let backend = Scripted::answering_once("");
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     assert_bare(&gateway.post("/", "x").send(), 502, "Bad Gateway");
     // Traefik says 500 to some of these; what counts is that none of it reaches the client.
     for answer in [
@@ -68,7 +68,7 @@ fn resets_ends_and_rubbish_of_the_backend() {
         "HTTP/1.1 200 OK\r\nbad field\r\n\r\n",
     ] {
         let backend = Scripted::answering_once(answer);
-        let gateway = crate::harness::gateway().to_url(&backend.url()).run();
+        let gateway = crate::harness::gateway().server(&backend.url()).run();
         let reply = gateway.post("/", "x").send();
         assert!(matches!(reply.status, 500 | 502), "{answer:?}: {reply:?}");
     }
@@ -76,7 +76,7 @@ fn resets_ends_and_rubbish_of_the_backend() {
         connection.request();
         connection.reset();
     });
-    let gateway = crate::harness::gateway().to_url(&backend.url()).run();
+    let gateway = crate::harness::gateway().server(&backend.url()).run();
     assert_bare(&gateway.post("/", "x").send(), 502, "Bad Gateway");
 }
 
@@ -110,7 +110,7 @@ fn no_connection_in_time() {
         })
         .collect();
     let gateway = gateway()
-        .to_url(&format!("http://{address}"))
+        .server(&format!("http://{address}"))
         .top("serversTransport: {forwardingTimeouts: {dialTimeout: 300ms}}")
         .run();
     let start = Instant::now();
@@ -128,7 +128,7 @@ fn a_cut_answer_is_not_made_whole() {
     let reply = gateway.h2().get("/?n=100000&cut");
     assert!(!reply.whole);
     let cut = Scripted::answering_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
-    let gateway = crate::harness::gateway().to_url(&cut.url()).run();
+    let gateway = crate::harness::gateway().server(&cut.url()).run();
     let reply = gateway.get("/").send();
     assert_eq!((reply.status, reply.whole), (200, false));
 }
@@ -154,7 +154,7 @@ fn a_get_is_tried_again_when_a_kept_connection_turns_out_dead_and_a_post_never_t
             connection.head();
         }
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     client.get("/1").assert_status(200);
     client.get("/2").assert_status(200);
@@ -174,7 +174,7 @@ fn a_get_is_tried_again_when_a_kept_connection_turns_out_dead_and_a_post_never_t
 fn a_certificate_that_cannot_be_verified_is_a_bad_gateway() {
     only_gantry!();
     let backend = Scripted::answering_once("not TLS");
-    let gateway = gateway().to_url(&backend.url().replace("http", "https")).run();
+    let gateway = gateway().server(&backend.url().replace("http", "https")).run();
     assert_bare(&gateway.get("/").send(), 502, "Bad Gateway");
 }
 

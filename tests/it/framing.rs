@@ -70,7 +70,7 @@ fn each_pair(check: impl Fn(&Gateway, &Server, bool, bool)) {
         (Server::One(Backend::start()), false),
         (Server::Two(H2Backend::start()), true),
     ] {
-        let gateway = gateway().to_url(&server.url()).run();
+        let gateway = gateway().server(&server.url()).run();
         for h2_client in [false, true] {
             check(&gateway, &server, h2_client, h2_server);
         }
@@ -191,7 +191,7 @@ fn a_connection_stays_in_step_after_each_kind_of_answer() {
 #[test]
 fn an_answer_that_ends_with_its_connection_arrives_whole() {
     let backend = Scripted::answering_once("HTTP/1.0 200 OK\r\n\r\nuntil the end");
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let reply = gateway.get("/").send();
     assert_eq!(
         (reply.text().as_str(), reply.framing, reply.whole),
@@ -202,7 +202,7 @@ fn an_answer_that_ends_with_its_connection_arrives_whole() {
 #[test]
 fn trailers_of_the_answer_reach_an_h2_client() {
     let backend = H2Backend::start();
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let reply = gateway.h2().send(
         "GET",
         "/?chunked&n=10&trailer=X-Model-Dice:0.97",
@@ -211,6 +211,23 @@ fn trailers_of_the_answer_reach_an_h2_client() {
     );
     reply.assert_status(200);
     assert_eq!(reply.body.trailers, [("x-model-dice".to_owned(), "0.97".to_owned())]);
+}
+
+#[test]
+fn trailers_of_the_answer_reach_an_http1_client_that_wants_them() {
+    only_gantry!();
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Model-Dice\r\n\r\n\
+                  2\r\nok\r\n0\r\nX-Model-Dice: 0.97\r\n\r\n";
+    for (te, trailers) in [("TE: trailers\r\n", 1), ("", 0)] {
+        let backend = Scripted::answering_once(answer);
+        let gateway = gateway().server(&backend.url()).run();
+        let reply = gateway
+            .client()
+            .send(format!("GET / HTTP/1.1\r\nHost: a\r\n{te}\r\n"))
+            .reply();
+        assert_eq!((reply.text().as_str(), reply.whole), ("ok", true));
+        assert_eq!(reply.body.trailers.len(), trailers, "{te}");
+    }
 }
 
 #[test]

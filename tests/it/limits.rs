@@ -162,7 +162,7 @@ fn a_backend_that_reads_slowly_does_not_run_the_body_timer() {
         let _gone = connection.write(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").as_bytes());
     });
     let gateway = gateway()
-        .to_url(&backend.url())
+        .server(&backend.url())
         .web(&timeouts("bodyIdleTimeout: 300ms"))
         .run();
     gateway.post("/", pattern(16 << 20)).send().assert_status(200);
@@ -226,7 +226,7 @@ fn a_client_that_goes_while_its_upload_is_held_back_ends_the_backends_request() 
         connection.wait_for_reset();
         let _unheard = ended.lock().unwrap().send(());
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 104857600\r\n\r\n");
     client.patience(Duration::from_secs(1));
@@ -270,7 +270,7 @@ fn a_client_that_does_not_read_holds_no_memory() {
     }
     assert!(grown < 64 << 20, "{} MiB for 20 readers", grown >> 20);
     drop(clients);
-    assert_eventually!(backend.seen().iter().all(|seen| seen.outcome != Outcome::Running));
+    assert_eventually!(backend.is_idle());
 }
 
 #[test]
@@ -287,14 +287,10 @@ fn too_large_bodies_are_refused_by_buffering() {
     let reply = gateway.post("/", pattern(1001)).send();
     reply.assert_status(413).assert_body("Request Entity Too Large");
     gateway.post("/", "").chunked(pattern(5000)).send().assert_status(413);
-    assert_eq!(
-        backend
-            .seen()
-            .iter()
-            .filter(|seen| seen.outcome == Outcome::Answered)
-            .count(),
-        1
-    );
+    assert_eventually!(backend.is_idle());
+    let seen = backend.seen();
+    let answered = seen.iter().filter(|seen| seen.outcome == Outcome::Answered);
+    assert_eq!(answered.count(), 1);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 #![allow(
     unreachable_pub,
-    reason = "nothing is exported from a test binary; `pub` marks what tests are written with"
+    reason = "nothing leaves a test binary; `pub` marks the words of tests"
 )]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails loudly")]
 
 #[macro_use]
 mod harness;
@@ -17,6 +18,7 @@ mod drain;
 mod errors;
 mod forwarding;
 mod framing;
+mod hostile;
 mod limits;
 mod metrics;
 mod ratelimit;

@@ -65,7 +65,7 @@ fn the_end_of_one_side_ends_the_other() {
         let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye";
         let _gone = connection.write(head.as_bytes());
     });
-    let gateway = crate::harness::gateway().to_url(&closing.url()).run();
+    let gateway = crate::harness::gateway().server(&closing.url()).run();
     let mut client = gateway.client();
     client.send(upgrade("websocket", "")).reply().assert_status(101);
     assert_eq!(client.read(3), "bye");
@@ -88,7 +88,7 @@ fn an_open_tunnel_survives_a_reload() {
 fn a_101_that_nobody_asked_for_is_a_bad_gateway() {
     let backend =
         Scripted::answering_once("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let reply = gateway.get("/").send();
     assert!(matches!(reply.status, 500 | 502), "{reply:?}");
 }

@@ -110,14 +110,11 @@ fn fixtures() {
             _ => 3,
         };
         let (replies, silent) = answers(&gateway, &case.bytes, most);
-        assert_eventually!(
-            backend.seen().iter().all(|seen| seen.outcome != Outcome::Running),
-            "{}",
-            case.name
-        );
+        assert_eventually!(backend.is_idle(), "{}", case.name);
         // The next request on a new connection must find the gateway and the backend in step.
         let marker = format!("/marker/{}", case.name);
         let after = gateway.get(&marker).send();
+        assert_eventually!(backend.is_idle(), "{}", case.name);
         let seen = backend.seen();
         // What never came to its end at the backend was answered to nobody.
         let seen: Vec<_> = seen
@@ -237,7 +234,7 @@ fn a_body_that_breaks_its_chunks_ends_the_backends_request_uncleanly() {
 fn a_second_answer_of_the_backend_goes_to_nobody() {
     let two = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
     let backend = Scripted::answering(two);
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     for _ in 0..5 {
         client.get("/").assert_status(200).assert_body("first");
@@ -250,7 +247,10 @@ fn an_answer_that_comes_while_the_connection_is_idle_goes_to_nobody() {
     let late = std::sync::Mutex::new(late);
     let backend = Scripted::start(move |connection| {
         while connection.request().is_some() {
-            if connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst").is_err() {
+            if connection
+                .write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
+                .is_err()
+            {
                 return;
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -258,7 +258,7 @@ fn an_answer_that_comes_while_the_connection_is_idle_goes_to_nobody() {
             let _unheard = late.lock().unwrap().send(());
         }
     });
-    let gateway = gateway().to_url(&backend.url()).run();
+    let gateway = gateway().server(&backend.url()).run();
     let mut client = gateway.client();
     for _ in 0..3 {
         client.get("/").assert_status(200).assert_body("first");

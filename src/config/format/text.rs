@@ -25,17 +25,17 @@ fn header_name(text: &str) -> Result<(), Refusal> {
 
 refined! {
     /// A header's value.
-    HeaderValue: String => String, "header value", |text| header_value(&text).map(|()| text)
+    HeaderValue: String => String, "header value", |text| header_value(&text)
 }
 
-fn header_value(text: &str) -> Result<(), Refusal> {
-    if http::HeaderValue::from_bytes(text.as_bytes()).is_ok() {
-        return Ok(());
+/// The value as it can be sent: line breaks become blanks, blanks at both ends go, as Go's `net/http` does it. YAML's
+/// blocks (`>`, `|`) end in a line break.
+fn header_value(text: &str) -> Result<String, Refusal> {
+    let value = text.replace(['\r', '\n'], " ").trim_matches([' ', '\t']).to_owned();
+    if http::HeaderValue::from_bytes(value.as_bytes()).is_ok() {
+        return Ok(value);
     }
-    refuse(
-        "the value holds a line break or another control character",
-        "write it in one line",
-    )
+    refuse("the value holds a control character", "take it out")
 }
 
 refined! {
@@ -161,7 +161,7 @@ impl Format<BTreeMap<String, String>> for HeaderMap {
         "header names to values".to_owned()
     }
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<BTreeMap<String, String>> {
-        let map = BTreeMap::<String, String>::decode(node, decoder)?;
+        let mut map = BTreeMap::<String, String>::decode(node, decoder)?;
         let mut seen = std::collections::BTreeSet::new();
         for entry in node.entries() {
             if let Err(Refusal(message, help)) = header_name(&entry.key) {
@@ -174,12 +174,13 @@ impl Format<BTreeMap<String, String>> for HeaderMap {
                     "keep one of the two: case makes no difference",
                 );
             }
-            if let Some(Err(Refusal(message, help))) = map.get(&entry.key).map(|value| header_value(value)) {
-                decoder.invalid(
-                    entry.value.span.clone(),
-                    format!("`{}`: {message}", shorten(&entry.key)),
-                    help,
-                );
+            let Some(value) = map.get_mut(&entry.key) else { continue };
+            match header_value(value) {
+                Ok(sent) => *value = sent,
+                Err(Refusal(message, help)) => {
+                    let message = format!("`{}`: {message}", shorten(&entry.key));
+                    decoder.invalid(entry.value.span.clone(), message, help);
+                }
             }
         }
         Some(map)

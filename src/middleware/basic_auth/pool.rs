@@ -353,6 +353,8 @@ mod tests {
         for attempt in attempts {
             assert_eq!(attempt.await, Verdict::Match);
         }
+        // The slot is given back after the attempt has left the list.
+        drop(pool.slots.acquire().await.unwrap());
         assert!(pool.under_way.lock().unwrap().is_empty());
     }
 

@@ -127,7 +127,12 @@ impl Json<'_> {
             overhead = overhead.saturating_sub(origin.duration);
         } else {
             // As Traefik's lines say it where no server was called.
-            let fields = [Field::GzipRatio, Field::OriginContentSize, Field::OriginDuration, Field::OriginStatus];
+            let fields = [
+                Field::GzipRatio,
+                Field::OriginContentSize,
+                Field::OriginDuration,
+                Field::OriginStatus,
+            ];
             fields.into_iter().for_each(|field| self.integer(field, 0));
         }
         self.integer(Field::Overhead, nanos(overhead));

@@ -104,7 +104,8 @@ fn sign(kind: EventKind) -> Option<Sign> {
 /// The watched folders.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    watcher: Option<RecommendedWatcher>,
+    /// An error means that the kernel gives no inotify instance.
+    watcher: notify::Result<RecommendedWatcher>,
     changes: Arc<Changes>,
 }
 
@@ -113,7 +114,7 @@ impl Watch {
     pub(crate) fn new() -> Self {
         let changes = Arc::new(Changes::default());
         let noting = changes.clone();
-        let watcher = notify::recommended_watcher(move |event| noting.note(event)).ok();
+        let watcher = notify::recommended_watcher(move |event| noting.note(event));
         Self { watcher, changes }
     }
 
@@ -132,7 +133,18 @@ impl Watch {
             let watched = std::mem::replace(&mut state.folders, tree.folders.clone());
             (watched, std::mem::take(&mut state.lost))
         };
-        let Some(watcher) = &mut self.watcher else { return false };
+        let watcher = match &mut self.watcher {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tree.problems.extend(
+                    tree.folders
+                        .keys()
+                        .next_back()
+                        .and_then(|path| not_watched(path, error)),
+                );
+                return false;
+            }
+        };
         let stays = |path: &Path| watched.get(path) == tree.folders.get(path) && !lost.contains(path);
         for path in watched.keys().filter(|path| !stays(path)) {
             // An error says that the kernel took the watch away already.

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::DEADLINE;
-use super::message::{Body, Framing, Head, framing, latin1, read_body, read_head};
+use super::message::{Body, Framing, Head, framing, read_body, read_head};
 
 type Handler = dyn Fn(&Seen) -> Answer + Send + Sync;
 
@@ -25,8 +24,6 @@ pub struct Seen {
     pub framing: Framing,
     pub body: Body,
     pub outcome: Outcome,
-    /// Which connection of this backend it came on, from 0.
-    pub connection: usize,
 }
 
 /// What became of a request.
@@ -126,16 +123,6 @@ impl Answer {
 
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
-        self
-    }
-
-    pub fn form(mut self, form: Form) -> Self {
-        self.form = form;
-        self
-    }
-
-    pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
         self
     }
 
@@ -254,6 +241,11 @@ impl Backend {
         seen.iter().filter(counts).cloned().collect()
     }
 
+    /// Whether every request was read and answered, or given up.
+    pub fn is_idle(&self) -> bool {
+        self.seen().iter().all(|seen| seen.outcome != Outcome::Running)
+    }
+
     /// How many requests reached this backend.
     pub fn count(&self) -> usize {
         self.seen().len()
@@ -345,14 +337,14 @@ impl Shared {
     }
 
     fn connection(&self, stream: TcpStream) {
-        let number = self.accepted.fetch_add(1, Ordering::SeqCst);
+        self.accepted.fetch_add(1, Ordering::SeqCst);
         stream.set_nodelay(true).unwrap();
         if let Ok(twin) = stream.try_clone() {
             self.connections.lock().unwrap().push(twin);
         }
         let mut reader = BufReader::new(stream);
         while let Ok(Some(head)) = read_head(&mut reader) {
-            if !self.exchange(head, number, &mut reader) {
+            if !self.exchange(head, &mut reader) {
                 break;
             }
         }
@@ -360,7 +352,7 @@ impl Shared {
     }
 
     /// Reads one request and answers it. Returns whether the connection may be used again.
-    fn exchange(&self, head: Head, connection: usize, reader: &mut BufReader<TcpStream>) -> bool {
+    fn exchange(&self, head: Head, reader: &mut BufReader<TcpStream>) -> bool {
         let mut parts = head.first.splitn(3, ' ').map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
         let (method, target, version) = (part(), part(), part());
@@ -377,7 +369,6 @@ impl Shared {
             framing,
             body: Body::default(),
             outcome,
-            connection,
         };
         let index = {
             let mut all = self.seen.lock().unwrap();
@@ -498,12 +489,4 @@ pub fn accept_key(key: &str) -> String {
     use sha1::Digest as _;
     let digest = sha1::Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
     base64::engine::general_purpose::STANDARD.encode(digest)
-}
-
-/// The bytes of a stream until it ends, as text.
-pub fn read_to_end(stream: &mut TcpStream) -> String {
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut bytes = Vec::new();
-    let _reset = stream.read_to_end(&mut bytes);
-    latin1(&bytes)
 }

@@ -18,7 +18,6 @@ impl<T: Read + Write + Send + std::fmt::Debug> Stream for T {}
 /// One answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    pub version: String,
     pub status: u16,
     pub head: Head,
     pub framing: Framing,
@@ -74,18 +73,6 @@ impl Client {
         }
     }
 
-    /// Comes from another address of the loopback.
-    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
-        let socket = open(address, Some(source)).unwrap();
-        let stream = socket.try_clone().unwrap();
-        Self {
-            reader: BufReader::new(Box::new(stream)),
-            socket,
-            certificate: None,
-            protocol: None,
-        }
-    }
-
     /// Sends bytes as they are.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -118,7 +105,7 @@ impl Client {
         loop {
             let head = read_head(&mut self.reader)?.ok_or(ErrorKind::UnexpectedEof)?;
             let mut parts = head.first.splitn(3, ' ');
-            let version = parts.next().unwrap_or_default().to_owned();
+            let _version = parts.next();
             let status = parts.next().and_then(|status| status.parse().ok());
             let status = status.ok_or_else(|| io::Error::other(format!("status line {:?}", head.first)))?;
             if (100..200).contains(&status) && status != 101 {
@@ -134,7 +121,6 @@ impl Client {
             let mut body = Body::default();
             let whole = read_body(&mut self.reader, framing, &mut body);
             return Ok(Reply {
-                version,
                 status,
                 head,
                 framing,

@@ -65,11 +65,11 @@ pub struct Setup {
 impl Setup {
     /// Everything goes to one backend.
     pub fn to(self, backend: &Backend) -> Self {
-        self.to_url(&backend.url())
+        self.server(&backend.url())
     }
 
     /// Everything goes to one server.
-    pub fn to_url(self, url: &str) -> Self {
+    pub fn server(self, url: &str) -> Self {
         self.dynamic(&all_to(&[url]))
     }
 

@@ -110,7 +110,7 @@ impl H2 {
     }
 
     /// Whether the gateway ends the connection.
-    pub fn is_ended(self) -> bool {
+    pub fn ends(self) -> bool {
         drop(self.sender);
         RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, self.connection).await.is_ok() })
     }
@@ -159,7 +159,6 @@ async fn exchange(
     };
     let (body, whole) = receive(response.into_body()).await;
     Ok(Reply {
-        version: "HTTP/2.0".into(),
         status,
         head: head_of,
         framing,
@@ -227,11 +226,8 @@ impl H2Backend {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let record = seen.clone();
         let serving = RUNTIME.spawn(async move {
-            for number in 0.. {
-                let Ok((stream, _)) = listener.accept().await else {
-                    return;
-                };
-                tokio::spawn(connection(stream, record.clone(), number));
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(connection(stream, record.clone()));
             }
         });
         Self { address, seen, serving }
@@ -249,10 +245,6 @@ impl H2Backend {
             .cloned()
             .expect("no request reached the backend")
     }
-
-    pub fn count(&self) -> usize {
-        self.seen.lock().unwrap().len()
-    }
 }
 
 impl Drop for H2Backend {
@@ -261,12 +253,12 @@ impl Drop for H2Backend {
     }
 }
 
-async fn connection(stream: TcpStream, record: Arc<Mutex<Vec<Seen>>>, number: usize) {
+async fn connection(stream: TcpStream, record: Arc<Mutex<Vec<Seen>>>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else {
         return;
     };
     while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(serve(request, respond, record.clone(), number));
+        tokio::spawn(serve(request, respond, record.clone()));
     }
 }
 
@@ -274,7 +266,6 @@ async fn serve(
     request: Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     record: Arc<Mutex<Vec<Seen>>>,
-    connection: usize,
 ) {
     let (parts, stream) = request.into_parts();
     let target = parts
@@ -309,7 +300,6 @@ async fn serve(
         framing,
         body,
         outcome,
-        connection,
     };
     let answer = by_query(&seen);
     let bodiless = seen.method == "HEAD";

@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::message::{Body, Framing, Head, framing, read_body, read_head};
@@ -12,7 +12,6 @@ use super::message::{Body, Framing, Head, framing, read_body, read_head};
 pub struct Scripted {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
-    accepted: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<Head>>>,
 }
 
@@ -21,8 +20,6 @@ pub struct Scripted {
 pub struct Connection {
     reader: BufReader<TcpStream>,
     heads: Arc<Mutex<Vec<Head>>>,
-    /// How many connections came before this one.
-    pub number: usize,
 }
 
 impl Scripted {
@@ -30,21 +27,19 @@ impl Scripted {
     pub fn start(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopped, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let stopped = Arc::new(AtomicBool::new(false));
         let heads = Arc::new(Mutex::new(Vec::new()));
         let script = Arc::new(script);
-        let (stop, count, record) = (stopped.clone(), accepted.clone(), heads.clone());
+        let (stop, record) = (stopped.clone(), heads.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                let number = count.fetch_add(1, Ordering::SeqCst);
                 let mut connection = Connection {
                     reader: BufReader::new(stream),
                     heads: record.clone(),
-                    number,
                 };
                 let script = script.clone();
                 std::thread::spawn(move || script(&mut connection));
@@ -53,7 +48,6 @@ impl Scripted {
         Self {
             address,
             stopped,
-            accepted,
             heads,
         }
     }
@@ -80,17 +74,8 @@ impl Scripted {
         })
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    /// How many connections were opened.
-    pub fn connections(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
     }
 
     /// The heads of all requests that were read.
