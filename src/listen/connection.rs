@@ -398,6 +398,7 @@ mod tests {
     fn reads_begin_no_head_where_requests_are_multiplexed() {
         let (state, clock) = connection(0);
         state.set_multiplexed();
+        state.on_read(PREFACE);
         state.on_read(1);
         assert!(!ends_after(&state, &clock, HEADER + 1));
         assert!(ends_after(&state, &clock, IDLE), "no stream for too long");
