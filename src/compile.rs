@@ -23,6 +23,7 @@ use crate::router::Index;
 use crate::runtime::Runtime;
 use crate::tls::cache::TlsCache;
 use crate::tls::server::TlsSetup;
+use crate::tls::store::SELF_SIGNED_NAME;
 use snapshot::{EntryPointPlan, Snapshot};
 
 /// What stays the same from one compile to the next.
@@ -78,6 +79,7 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let certificates = setup
         .store()
         .all()
+        .filter(|identity| identity.info.common_name != SELF_SIGNED_NAME)
         .map(|identity| CertificateLabels {
             cn: identity.info.common_name.clone(),
             serial: identity.info.serial.clone(),

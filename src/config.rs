@@ -103,7 +103,7 @@ fn decode<T: Setting + Default>(
     name: &str,
     text: &str,
     other: (&'static str, Option<&'static Keys>),
-    templates: bool,
+    is_dynamic: bool,
 ) -> Decoded<T> {
     let source = Source::new(name, text);
     let spans = SpanMap::new(Arc::clone(&source));
@@ -119,10 +119,10 @@ fn decode<T: Setting + Default>(
             };
         }
     };
-    let mut decoder = Decoder::new(&source, other);
+    let mut decoder = Decoder::new(&source, other, is_dynamic);
     let mut value = T::default();
     if let Some(tree) = tree {
-        if templates && source.text.contains("{{") {
+        if is_dynamic && source.text.contains("{{") {
             refuse_templates(&tree, &mut decoder);
         }
         value = T::decode(&tree, &mut decoder).unwrap_or_default();

@@ -119,9 +119,10 @@ pub fn parse(text: &str) -> Result<Rule, RuleError> {
     })
 }
 
-/// The priority of a rule whose router sets none: the number of characters of its text, blanks too.
+/// The priority of a rule whose router sets none: the bytes of its text, blanks too
+/// (Traefik takes Go's `len`).
 pub fn default_priority(text: &str) -> i64 {
-    i64::try_from(text.chars().count()).unwrap_or(i64::MAX)
+    i64::try_from(text.len()).unwrap_or(i64::MAX)
 }
 
 impl Rule {

@@ -3,21 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::http::{HeaderValue, Method, StatusCode, header};
+use ::http::{HeaderValue, StatusCode, header};
 
 use crate::http::body::ResponseBody;
 use crate::http::{Request, Response, error};
 use crate::observe::metrics::{Metrics, negotiate};
 
-/// The series as of now, in the format that `Accept` asks for.
+/// The series as of now, in the format that `Accept` asks for; to every method, as at Traefik.
 pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = error::status_text(StatusCode::METHOD_NOT_ALLOWED);
-        response
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok());
     let format = negotiate(accept);
     let metrics = Arc::clone(metrics);

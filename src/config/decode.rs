@@ -37,6 +37,8 @@ pub struct Decoder<'a> {
     diagnostics: Vec<Diagnostic>,
     errors: usize,
     left_out: usize,
+    /// Whether a key without a value counts as absent, whatever it is the key of: dynamic files.
+    nothing_is_absent: bool,
     /// Keys of the other kind of file, for a hint at the top level.
     other: (&'static str, Option<&'static Keys>),
 }
@@ -51,9 +53,10 @@ pub struct Found<'n> {
 }
 
 impl<'a> Decoder<'a> {
-    /// A decoder for one text; `other` names the other kind of file and its keys.
+    /// A decoder for one text; `other` names the other kind of file and its keys; `nothing_is_absent` is Traefik's rule
+    /// for dynamic files, where `tls:` says nothing and `tls: {}` does.
     #[must_use]
-    pub fn new(source: &'a Arc<Source>, other: (&'static str, Option<&'static Keys>)) -> Self {
+    pub fn new(source: &'a Arc<Source>, other: (&'static str, Option<&'static Keys>), nothing_is_absent: bool) -> Self {
         Self {
             source,
             path: String::new(),
@@ -63,6 +66,7 @@ impl<'a> Decoder<'a> {
             diagnostics: Vec::new(),
             errors: 0,
             left_out: 0,
+            nothing_is_absent,
             other,
         }
     }
@@ -227,6 +231,19 @@ impl<'a> Decoder<'a> {
         })
     }
 
+    /// Whether an entry says anything: in a dynamic file one without a value counts as absent, with a warning.
+    pub fn says_something(&mut self, entry: &Entry) -> bool {
+        if !self.nothing_is_absent || !entry.value.is_null() {
+            return true;
+        }
+        self.inside(&entry.key, entry, |decoder| {
+            let message = format!("`{}` has no value and counts as absent", shorten(&entry.key));
+            let help = "give it a value (`{}` if there is nothing to set in it), or take it out";
+            decoder.warn(entry.key_span.clone(), message, help);
+        });
+        false
+    }
+
     fn inside<R>(&mut self, key: &str, entry: &Entry, read: impl FnOnce(&mut Self) -> R) -> R {
         let (length, here) = (
             self.path.len(),
@@ -287,6 +304,7 @@ impl<'a> Decoder<'a> {
                 return None;
             }
         };
+        let entries: Vec<&Entry> = entries.iter().filter(|entry| self.says_something(entry)).collect();
         if entries.is_empty() && !keys.may_be_empty {
             self.error(
                 self.here(),

@@ -8,8 +8,8 @@ mod word;
 
 pub use net::{Address, HealthPath, HealthScheme, Ipv6Prefix, Network, Port, ServerUrl};
 pub use text::{
-    AbsolutePath, CookieAttribute, CookieName, HeaderLabels, HeaderMap, HeaderName, HeaderValue, Label, Method,
-    MetricPrefix, Optional, UserEntry,
+    AbsolutePath, CookieAttribute, CookieName, HeaderMap, HeaderName, HeaderValue, Label, Method, MetricPrefix,
+    Optional, UserEntry,
 };
 pub use word::{CertResolver, LogLevelWord, NoClientCertOnly, NotYet, RuleSyntax, SameSiteWord};
 

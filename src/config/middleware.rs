@@ -102,8 +102,8 @@ settings! {
         "accessControlAllowOriginListRegex" => access_control_allow_origin_list_regex: Vec<String>;
         /// `Access-Control-Expose-Headers`, joined with commas.
         "accessControlExposeHeaders" => access_control_expose_headers: Vec<String> as List<HeaderValue>;
-        /// `Access-Control-Max-Age` of preflights, seconds. Default: 0, not sent.
-        "accessControlMaxAge" => access_control_max_age: i64;
+        /// `Access-Control-Max-Age` of preflights, seconds. Default: not sent.
+        "accessControlMaxAge" => access_control_max_age: Option<i64>;
         /// Whether `Origin` is added to `Vary`. Default: false.
         "addVaryHeader" => add_vary_header: bool;
         /// Hosts that are allowed; others get 500 `Bad Host`. Default: all.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::decode::Decoder;
 use super::node::{Node, Value, shorten_to};
 use super::settings::{Format, Keys, Plain, Setting};
-use crate::units::duration::{format_go, parse_duration};
+use crate::units::duration::{format_go, parse_duration, parse_signed};
 
 impl Setting for String {
     fn type_name() -> String {
@@ -118,6 +118,12 @@ impl Setting for Duration {
         let text = decoder.text(node, "a duration")?;
         match parse_duration(text) {
             Ok(duration) => Some(duration),
+            // As at Traefik: what is a duration, but one that cannot be, spoils its object only.
+            Err(why) if parse_signed(text).is_ok() => {
+                let message = format!("`{}`: {}", decoder.name(), shorten_to(&why, 200));
+                decoder.invalid(node.span.clone(), message, "write 0 or more, such as 500ms or 10s");
+                None
+            }
             Err(why) => {
                 bad_duration(node, &why, decoder);
                 None
@@ -303,7 +309,9 @@ impl<T: Setting> Setting for BTreeMap<String, T> {
         for entry in entries {
             if entry.key.trim().is_empty() {
                 decoder.error(entry.key_span.clone(), "a name is empty", "give it a name");
-            } else if let Some(value) = decoder.named(entry, |decoder| T::decode(&entry.value, decoder)) {
+            } else if decoder.says_something(entry)
+                && let Some(value) = decoder.named(entry, |decoder| T::decode(&entry.value, decoder))
+            {
                 map.insert(entry.key.clone(), value);
             }
         }

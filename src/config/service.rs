@@ -207,7 +207,7 @@ settings! {
     pub struct WeightedService {
         /// Name of the service. Needed.
         "name" => name: String;
-        /// Share of the requests; 0 gets none. Default: 1.
+        /// Share of the requests; 0 or less gets none. Default: 1.
         "weight" => weight: i64 = 1;
     }
     check check_weighted_service;
@@ -312,8 +312,8 @@ fn check_weighted_service(service: &WeightedService, _: &Node, decoder: &mut Dec
         );
     }
     if service.weight < 0 {
-        let message = format!("the weight {} is below 0", service.weight);
-        decoder.invalid(decoder.here(), message, "write 0 or more; 0 gets no requests");
+        let message = format!("the weight {} is below 0 and counts as 0", service.weight);
+        decoder.warn(decoder.here(), message, "write 0 or more; 0 gets no requests");
     }
 }
 

@@ -119,13 +119,13 @@ fn line_breaks_in_header_values_become_blanks() {
 
 #[test]
 fn sections_that_may_be_empty() {
-    for (text, present) in [("{}", true), ("", true), ("true", true), ("false", false)] {
+    for (text, present) in [("{}", true), ("true", true), ("false", false)] {
         let config = dynamic(&format!(
             "http: {{routers: {{r: {{rule: x, service: s, tls: {text}}}}}}}"
         ));
         assert_eq!(config.http.routers["r"].tls.is_some(), present, "tls: {text}");
     }
-    let config = dynamic("http:\n  routers: {}\n  services:\n  middlewares: {b: {buffering: {}}}\ntls:\n");
+    let config = dynamic("http:\n  routers: {}\n  services: {}\n  middlewares: {b: {buffering: {}}}\ntls: {}\n");
     assert_eq!(
         config.http.middlewares["b"]
             .buffering
@@ -134,9 +134,25 @@ fn sections_that_may_be_empty() {
             .mem_request_body_bytes,
         1 << 20
     );
-    for text in ["", "# nothing\n", "---\n", "http:\n", "{}"] {
+    for text in ["", "# nothing\n", "---\n", "http: {}\n", "{}"] {
         assert_eq!(dynamic(text), Dynamic::default(), "{text:?}");
     }
+}
+
+#[test]
+fn a_key_without_a_value_is_absent_from_a_dynamic_file() {
+    let text = "http:\n  routers: {r: {rule: x, service: s, tls: , middlewares: }, gone: }\n  \
+                services: {s: {loadBalancer: {servers: [{url: 'http://a'}], healthCheck: , sticky: {cookie: }}}}\n\
+                tcp:\n";
+    let decoded = decode_dynamic("dyn.yml", text);
+    assert!(!decoded.has_errors(), "{:?}", decoded.diagnostics);
+    assert_eq!(decoded.diagnostics.len(), 6, "each is warned about");
+    let http = &decoded.value.http;
+    assert_eq!(http.routers.keys().collect::<Vec<_>>(), ["r"]);
+    assert_eq!(http.routers["r"].tls, None, "without a value it is not there");
+    let balancer = http.services["s"].load_balancer.as_ref().unwrap();
+    assert_eq!(balancer.health_check, None);
+    assert_eq!(balancer.sticky.as_ref().unwrap().cookie, None);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::tls::TlsVersion;
 
 settings! {
     /// How Gantry connects to servers.
-    pub struct ServersTransport {
+    pub struct ServersTransport [empty] {
         /// Name for SNI and for the certificate's check, instead of the URL's host.
         "serverName" => server_name: String;
         /// Whether any certificate is believed. Default: false.

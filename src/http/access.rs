@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use ::http::Version;
 use ::http::request::Parts;
+use ::http::{HeaderMap, Version};
 
 use super::exchange::{Exchange, LogFacts};
 use super::worker::Worker;
@@ -23,14 +23,17 @@ pub fn facts(worker: &Worker, request: &Parts) -> Box<LogFacts> {
         target: request.uri.clone(),
         host: host.unwrap_or_default().to_owned(),
         version: version(request.version),
-        request_headers: if keep_headers {
-            request.headers.clone()
-        } else {
-            Default::default()
-        },
         keep_headers,
         ..LogFacts::default()
     })
+}
+
+/// The request's fields for the log, once those of this hop are gone and Gantry's own are there. Host has keys of its own.
+pub fn keep_request_headers(facts: &mut LogFacts, headers: &HeaderMap) {
+    if facts.keep_headers {
+        facts.request_headers = headers.clone();
+        facts.request_headers.remove(::http::header::HOST);
+    }
 }
 
 fn version(version: Version) -> &'static str {
@@ -45,10 +48,14 @@ fn version(version: Version) -> &'static str {
 /// Writes the line of an exchange that is over.
 pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
     let Some(log) = &exchange.worker.access_log else { return };
-    if !exchange.router.as_ref().is_none_or(|router| router.access_logs) {
+    let connection = &exchange.connection;
+    if !exchange
+        .router
+        .as_ref()
+        .map_or(connection.entry_point.access_logs, |router| router.access_logs)
+    {
         return;
     }
-    let connection = &exchange.connection;
     let upstream = exchange.upstream.as_ref();
     let service = upstream
         .and_then(|u| u.server.as_ref().map(|server| (u, server)))

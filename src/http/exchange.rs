@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::http::{HeaderMap, HeaderValue, Method, Uri};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body::Body as _;
 
 use super::access;
@@ -103,6 +103,8 @@ pub struct Exchange {
     /// X-Forwarded-For gets the peer's address appended before a server sees it. Off where the entry point or a
     /// `headers` middleware says so.
     pub append_forwarded_for: bool,
+    /// Fields of this hop that only the middlewares may see.
+    pub middlewares_only: Vec<HeaderName>,
     /// The connection is to be closed after the answer.
     pub close: bool,
     /// The client's body as hyper receives it, for draining what nobody read.
@@ -140,6 +142,7 @@ impl Exchange {
             upgrade: None,
             tunnel: None,
             append_forwarded_for: true,
+            middlewares_only: Vec::new(),
             close: false,
             client_body: None,
             log: None,

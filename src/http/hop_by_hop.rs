@@ -34,6 +34,19 @@ pub(super) fn is_listed(name: &[u8]) -> bool {
     )
 }
 
+/// Those of `keep` that Connection names: they stay for the middlewares and go before a server sees the request
+/// (`forwardedHeaders.connection`).
+#[must_use]
+pub fn kept(headers: &HeaderMap, keep: &[HeaderName]) -> Vec<HeaderName> {
+    let named = |name: &&HeaderName| {
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .any(|v| has_token(v, name.as_str()))
+    };
+    keep.iter().filter(named).cloned().collect()
+}
+
 /// Takes the hop-by-hop fields out of a request that has some, except Connection-named ones in `keep`; gives the protocol of a real
 /// upgrade. Runs before Gantry adds its own fields, so that a client cannot name those.
 ///
@@ -141,7 +154,13 @@ mod tests {
             ("proxy-authorization", "Basic x"),
             ("x-stay", "1"),
         ]);
-        assert_eq!(strip_request(&mut headers, &[HeaderName::from_static("x-keep")]), None);
+        let keep = [HeaderName::from_static("x-keep"), HeaderName::from_static("x-stay")];
+        assert_eq!(
+            kept(&headers, &keep),
+            ["x-keep"],
+            "what Connection does not name is no field of this hop"
+        );
+        assert_eq!(strip_request(&mut headers, &keep), None);
         assert_eq!(headers, map(&[("x-keep", "1"), ("x-stay", "1"), ("te", "trailers")]));
     }
 

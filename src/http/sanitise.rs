@@ -150,7 +150,7 @@ fn underscores(headers: &mut HeaderMap, strategy: UnderscoreHeaders) -> Result<(
         return Ok(());
     }
     if strategy == UnderscoreHeaders::Reject {
-        return refuse(StatusCode::BAD_REQUEST);
+        return Err(Box::new(error::plain(StatusCode::BAD_REQUEST, "Bad Request")));
     }
     let names: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().contains('_')).cloned().collect();
     for name in names {

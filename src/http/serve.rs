@@ -43,7 +43,8 @@ pub async fn serve(
     exchange.takes_interim = parts.version == Version::HTTP_11;
     exchange.method = MethodLabel::of(&parts.method);
     let version = parts.version;
-    if worker.access_log.is_some() && connection.entry_point.access_logs {
+    // A router may log where its entry point does not: who is right shows at the end.
+    if worker.access_log.is_some() {
         exchange.log = Some(access::facts(worker, &parts));
     }
     let response = tell(&mut exchange, parts, body).await;
@@ -67,6 +68,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     // 2. What concerns this hop only goes before Gantry adds its own fields, so that no client can name those away.
     // RFC 9110, 7.8: HTTP/1.0 has no upgrades.
     if present.has(Present::HOP_BY_HOP) {
+        exchange.middlewares_only = hop_by_hop::kept(&parts.headers, &entry_point.keep_connection);
         let upgrade = hop_by_hop::strip_request(&mut parts.headers, &entry_point.keep_connection);
         exchange.upgrade = upgrade.filter(|_| parts.version == Version::HTTP_11);
     }
@@ -76,6 +78,9 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         forwarded::drop_untrusted(&mut parts.headers);
     }
     forwarded::fill_in(&mut parts.headers, &connection, exchange.upgrade.as_ref(), !believed);
+    if let Some(log) = &mut exchange.log {
+        access::keep_request_headers(log, &parts.headers);
+    }
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,
@@ -96,7 +101,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
         && plan.tls.options_for_host(host) != tls.options_id
     {
         // RFC 9110, 15.5.20: this host has other TLS options than the name that the handshake was for.
-        return error::status_text(StatusCode::MISDIRECTED_REQUEST);
+        return error::plain(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request");
     }
     let path = routing_path(parts.uri.path());
     let facts = Facts {

@@ -166,7 +166,8 @@ fn needs_sanitizing(path: &str) -> bool {
     memchr::memchr_iter(b'/', bytes).any(|i| matches!(bytes.get(i + 1), Some(b'/' | b'.')))
 }
 
-/// Removes empty segments and dot segments (RFC 3986, 5.2.4, with `//` read as `/`).
+/// Removes empty segments and dot segments (RFC 3986, 5.2.4, with `//` read as `/`). As at Traefik, a dot segment at the
+/// end leaves no slash behind: `/a/.` is `/a`, so that a router for `Path(`/a`)` sees it.
 fn remove_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -178,8 +179,7 @@ fn remove_dots(path: &str) -> String {
             other => kept.push(other),
         }
     }
-    let last = path.rsplit('/').next().unwrap_or_default();
-    let slash = matches!(last, "" | "." | "..") && !kept.is_empty();
+    let slash = path.ends_with('/') && !kept.is_empty();
     let mut out = String::with_capacity(path.len());
     for segment in kept {
         out.push('/');
@@ -209,8 +209,9 @@ mod tests {
             ("//host/x", "/host/x"),
             ("/a/./b/../c", "/a/c"),
             ("/a/..", "/"),
-            ("/a/b/..", "/a/"),
-            ("/a/.", "/a/"),
+            ("/a/b/..", "/a"),
+            ("/a/b/../", "/a/"),
+            ("/a/.", "/a"),
             ("/..", "/"),
             ("/a//b/", "/a/b/"),
             ("/%41%2e%2E/b", "/A../b"),

@@ -109,8 +109,13 @@ impl BasicAuth {
     /// # Errors
     /// A `realm` or `headerField` that no header can carry.
     pub fn new(config: &Config, users: Users, pool: Arc<HashPool>) -> Result<Self, BuildError> {
+        let realm = if config.realm.is_empty() {
+            "traefik"
+        } else {
+            &config.realm
+        };
         // Not escaped within the quotes, as in Traefik.
-        let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{}\"", config.realm).as_bytes())
+        let challenge = HeaderValue::from_bytes(format!("Basic realm=\"{realm}\"").as_bytes())
             .map_err(|_| BuildError::new("basicAuth.realm", "a realm holds no control characters"))?;
         let header_field =
             match config.header_field.as_str() {
@@ -178,7 +183,8 @@ impl Middleware for BasicAuth {
     ) -> BoxFuture<'a, Response> {
         Box::pin(async move {
             let (user, verdict) = self.authenticate(request.headers_mut()).await;
-            exchange.user = user;
+            // Also without a name: the log tells a request that was asked for one (Traefik: an empty name).
+            exchange.user = Some(user.unwrap_or_default());
             if verdict == Verdict::Match {
                 next.run(request, exchange).await
             } else {
@@ -279,6 +285,12 @@ mod tests {
             "Basic realm=\"My \"Realm\""
         );
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain");
+        let unnamed = auth(&Config {
+            realm: String::new(),
+            ..admin()
+        })
+        .refuse(Verdict::NoMatch);
+        assert_eq!(unnamed.headers()[header::WWW_AUTHENTICATE], "Basic realm=\"traefik\"");
         let response = auth(&admin()).refuse(Verdict::Busy);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");

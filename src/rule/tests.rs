@@ -392,9 +392,9 @@ fn hosts_are_those_outside_of_negations() {
 }
 
 #[test]
-fn priority_counts_characters() {
+fn priority_counts_bytes() {
     assert_eq!(default_priority("Host(`a`) && Path(`/`)"), 22);
-    assert_eq!(default_priority(" Path(`/é`) "), 12);
+    assert_eq!(default_priority(" Path(`/é`) "), 13);
     assert_eq!(default_priority(""), 0);
 }
 

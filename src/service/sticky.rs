@@ -44,7 +44,9 @@ impl StickyCookie {
             cookie.name.clone()
         };
         let mut attributes = String::new();
-        for (key, value) in [("Path", &cookie.path), ("Domain", &cookie.domain)] {
+        // RFC 6265, 5.2.3: a leading dot says nothing; Go's cookies leave it out.
+        let domain = cookie.domain.strip_prefix('.').unwrap_or(&cookie.domain);
+        for (key, value) in [("Path", cookie.path.as_str()), ("Domain", domain)] {
             if !value.is_empty() {
                 let _ = write!(attributes, "; {key}={value}");
             }
@@ -144,7 +146,7 @@ mod tests {
         let cookie = Cookie {
             name: "c".into(),
             path: "/x".into(),
-            domain: "d.test".into(),
+            domain: ".d.test".into(),
             secure: true,
             http_only: true,
             same_site: Some(SameSite::None),

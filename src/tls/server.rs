@@ -327,7 +327,7 @@ mod tests {
         let (server, diagnostics) = build(&Tls::default(), &[]);
         assert_eq!(diagnostics, Vec::<String>::new());
         let outcome = shake(&server, &Client::default()).await;
-        assert_eq!(outcome.certificate.as_deref(), Some("GANTRY DEFAULT CERT"));
+        assert_eq!(outcome.certificate.as_deref(), Some("TRAEFIK DEFAULT CERT"));
         assert_eq!(outcome.info.unwrap().cipher, "TLS_AES_128_GCM_SHA256");
     }
 
@@ -567,7 +567,7 @@ mod tests {
             .all()
             .map(|identity| identity.info.common_name.clone())
             .collect();
-        assert_eq!(names, ["old.test", "GANTRY DEFAULT CERT"]);
+        assert_eq!(names, ["old.test", "TRAEFIK DEFAULT CERT"]);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use rustls::sign::CertifiedKey;
 use super::keys::Identity;
 
 /// Common name of the certificate that Gantry makes itself when none is configured.
-pub const SELF_SIGNED_NAME: &str = "GANTRY DEFAULT CERT";
+pub const SELF_SIGNED_NAME: &str = "TRAEFIK DEFAULT CERT";
 
 /// An immutable set of certificates with the rule that chooses among them.
 #[derive(Debug)]

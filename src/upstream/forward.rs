@@ -77,6 +77,9 @@ pub async fn forward(
     if let Some(target) = parts.uri.path_and_query().and_then(without_semicolons) {
         parts.uri = Uri::from(target);
     }
+    for name in &exchange.middlewares_only {
+        parts.headers.remove(name);
+    }
     if exchange.append_forwarded_for {
         forwarded::append_peer(&mut parts.headers, &exchange.connection);
     }

@@ -191,31 +191,3 @@ impl Format<BTreeMap<String, String>> for HeaderMap {
     const SCALAR: bool = false;
     const TAKES_NOTHING: bool = true;
 }
-
-/// Label names to the request headers whose values they take.
-#[derive(Debug)]
-pub struct HeaderLabels;
-
-impl Format<BTreeMap<String, String>> for HeaderLabels {
-    fn type_name() -> String {
-        "label names to header names".to_owned()
-    }
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<BTreeMap<String, String>> {
-        let map = BTreeMap::<String, String>::decode(node, decoder)?;
-        for entry in node.entries() {
-            if !is_label_name(&entry.key) {
-                let message = format!("`{}` is no label name", shorten(&entry.key));
-                decoder.invalid(entry.key_span.clone(), message, "use letters, digits and underscores");
-            }
-            if let Some(Err(Refusal(message, help))) = map.get(&entry.key).map(|header| header_name(header)) {
-                decoder.invalid(entry.value.span.clone(), message, help);
-            }
-        }
-        Some(map)
-    }
-    fn show(_: &BTreeMap<String, String>) -> Option<String> {
-        None
-    }
-    const SCALAR: bool = false;
-    const TAKES_NOTHING: bool = true;
-}

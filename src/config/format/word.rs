@@ -28,8 +28,10 @@ impl Format<String> for RuleSyntax {
                  Header and Query with key and value apart",
             ),
             _ => {
-                let message = format!("`{}` cannot be `{}`", decoder.name(), shorten(&text));
-                decoder.invalid(node.span.clone(), message, "write v3, or leave the key out");
+                // As at Traefik: whatever is not `v2` means v3.
+                let message = format!("`{}: {}` means v3", decoder.name(), shorten(&text));
+                decoder.warn(node.span.clone(), message, "write v3, or leave the key out");
+                return Some("v3".to_owned());
             }
         }
         None

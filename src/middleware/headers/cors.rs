@@ -62,10 +62,7 @@ impl Cors {
             allow_headers: list(&config.access_control_allow_headers, "accessControlAllowHeaders")?,
             allow_methods: list(&config.access_control_allow_methods, "accessControlAllowMethods")?,
             expose_headers: list(&config.access_control_expose_headers, "accessControlExposeHeaders")?,
-            max_age: match config.access_control_max_age {
-                0 => None,
-                seconds => Some(HeaderValue::from(seconds)),
-            },
+            max_age: config.access_control_max_age.map(HeaderValue::from),
             vary: config.add_vary_header,
         };
         Ok(cors.says_anything().then_some(cors))
@@ -280,11 +277,26 @@ mod tests {
     }
 
     #[test]
+    fn a_maximum_age_of_zero_is_sent() {
+        let config = Config {
+            access_control_allow_origin_list: strings(&["https://a.test"]),
+            access_control_max_age: Some(0),
+            ..Config::default()
+        };
+        let request = [("origin", "https://a.test"), ("access-control-request-method", "GET")];
+        let expected = [
+            ("access-control-allow-origin", "https://a.test"),
+            ("access-control-max-age", "0"),
+        ];
+        check(&preflight(&config, &request), &expected);
+    }
+
+    #[test]
     fn listed_origins() {
         let config = Config {
             access_control_allow_origin_list: strings(&["https://a.test"]),
             access_control_allow_methods: strings(&["GET", "PUT"]),
-            access_control_max_age: 5,
+            access_control_max_age: Some(5),
             add_vary_header: true,
             ..Config::default()
         };

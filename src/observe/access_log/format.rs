@@ -125,6 +125,15 @@ impl Json<'_> {
             self.integer(Field::OriginDuration, nanos(origin.duration));
             self.integer(Field::OriginStatus, origin.status.into());
             overhead = overhead.saturating_sub(origin.duration);
+        } else {
+            // As Traefik's lines say it where no server was called.
+            let fields = [
+                Field::GzipRatio,
+                Field::OriginContentSize,
+                Field::OriginDuration,
+                Field::OriginStatus,
+            ];
+            fields.into_iter().for_each(|field| self.integer(field, 0));
         }
         self.integer(Field::Overhead, nanos(overhead));
     }
@@ -423,13 +432,16 @@ mod tests {
             .map(|key| value.find(&format!("\"{key}\":")))
             .collect();
         assert!(places.is_sorted(), "{value}");
-        for absent in ["OriginStatus", "ServiceName", "RouterName", "TLSVersion", "GzipRatio"] {
+        for absent in ["ServiceName", "RouterName", "TLSVersion"] {
             assert!(object.get(absent).is_none(), "{absent}");
         }
         assert_eq!(
             (&object["RequestPort"], &object["ClientUsername"]),
             (&json!("-"), &json!("-"))
         );
+        for zero in ["GzipRatio", "OriginContentSize", "OriginDuration", "OriginStatus"] {
+            assert_eq!(object[zero], 0, "{zero}");
+        }
         assert_eq!(object["Overhead"], object["Duration"]);
     }
 
