@@ -20,8 +20,8 @@ const USUAL_FIELDS: usize = 48;
 
 /// Writes a request's head.
 ///
-/// `Host`, the target and the framing are given; of `headers` everything else is written but Content-Length and
-/// Transfer-Encoding, which only [`Framing`] may speak of.
+/// `Host`, the target, the framing and the upgrade are given; of `headers` everything else is written but the fields that
+/// only those may speak of.
 pub fn write_request(
     out: &mut Vec<u8>,
     method: &Method,
@@ -44,7 +44,14 @@ pub fn write_request(
     out.extend_from_slice(host);
     out.extend_from_slice(b"\r\n");
     for (name, value) in headers {
-        if name == header::HOST || name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {
+        // Connection is this hop's: a middleware that sets it must not make it speak of the framing.
+        let ours = [
+            header::HOST,
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::CONNECTION,
+        ];
+        if ours.contains(name) {
             continue;
         }
         out.extend_from_slice(name.as_str().as_bytes());
