@@ -211,21 +211,26 @@ impl<'a> Compiler<'a> {
         let settings = router.settings;
         let name = qualified(router.name);
         let path = format!("{}.service", router.path);
-        let (service_name, service) = match self.services.find(&settings.service, &path) {
-            Ok(found) => found,
+        // Everything that is wrong with the router is told at once, so nothing returns before the end.
+        let found = match self.services.find(&settings.service, &path) {
+            Ok(found) => Some(found),
             Err(error) => {
                 self.report([*error]);
-                return None;
+                None
             }
         };
+        let mut sound = true;
         let mut middlewares = Vec::new();
         let fixed = before.iter().enumerate();
         let fixed = fixed.map(|(i, m)| (m, format!("entryPoints.{}.http.middlewares[{i}]", entry_point.name)));
         let own = settings.middlewares.iter().enumerate();
         let own = own.map(|(i, m)| (m, format!("{}.middlewares[{i}]", router.path)));
         for (middleware, at) in fixed.chain(own) {
-            self.middleware(middleware, &at, &name, &mut Walk::default(), &mut middlewares)?;
+            sound &= self
+                .middleware(middleware, &at, &name, &mut Walk::default(), &mut middlewares)
+                .is_some();
         }
+        let (service_name, service) = found.filter(|_| sound)?;
         let observability = &settings.observability;
         Some(Entry {
             rule: Arc::clone(&router.rule),

@@ -205,3 +205,17 @@ fn compiling_twice_says_the_same_and_keeps_what_outlives_a_snapshot() {
     assert!(Arc::ptr_eq(&old.cursor, &new.cursor) && Arc::ptr_eq(&old.servers[0].state, &new.servers[0].state));
     assert_eq!(old.servers[0].pool, new.servers[0].pool);
 }
+
+#[test]
+fn a_router_with_several_mistakes_hears_of_all_of_them() {
+    check(
+        "    r: {rule: \"Path(`/`)\", service: no, middlewares: [m1, m2]}\n",
+        "",
+        &[
+            "E http.routers.r.service: there is no service `no`",
+            "E http.routers.r.middlewares[0]: there is no middleware `m1`",
+            "E http.routers.r.middlewares[1]: there is no middleware `m2`",
+        ],
+        0,
+    );
+}
