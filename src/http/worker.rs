@@ -54,6 +54,7 @@ pub struct Worker {
     stage: watch::Receiver<Stage>,
     connections: RefCell<Slab<Arc<ConnState>>>,
     tunnels: Cell<usize>,
+    listeners: Cell<usize>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -88,6 +89,7 @@ impl Worker {
             stage,
             connections: RefCell::default(),
             tunnels: Cell::new(0),
+            listeners: Cell::new(0),
         })
     }
 
@@ -118,16 +120,22 @@ impl Worker {
         TunnelGuard(Rc::clone(self))
     }
 
+    /// Counts a listener: the worker does not end before its queue has been emptied.
+    pub fn listener_opened(self: &Rc<Self>) -> ListenerGuard {
+        self.listeners.set(self.listeners.get() + 1);
+        ListenerGuard(Rc::clone(self))
+    }
+
     /// Whether the worker is to accept no more.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.stage.borrow() >= Stage::Draining
     }
 
-    /// Whether nothing runs any more, nor is on its way here.
+    /// Whether nothing runs any more, nor is on its way here or waits to be accepted.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.loads.of(self.index) == 0 && self.tunnels.get() == 0
+        self.loads.of(self.index) == 0 && self.tunnels.get() == 0 && self.listeners.get() == 0
     }
 
     /// Ready once the worker is to accept no more.
@@ -231,5 +239,15 @@ pub struct TunnelGuard(Rc<Worker>);
 impl Drop for TunnelGuard {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get() - 1);
+    }
+}
+
+/// A counted listener.
+#[derive(Debug)]
+pub struct ListenerGuard(Rc<Worker>);
+
+impl Drop for ListenerGuard {
+    fn drop(&mut self) {
+        self.0.listeners.set(self.0.listeners.get() - 1);
     }
 }

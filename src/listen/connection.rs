@@ -110,7 +110,7 @@ impl ConnState {
         let deadline = if header_timeout == 0 {
             0
         } else {
-            clock.now() + header_timeout
+            clock.exactly_now().saturating_add(header_timeout)
         };
         Arc::new(Self {
             clock,
@@ -236,16 +236,19 @@ impl ConnState {
     /// Asks the connection to close after what it is doing; its entry point's `graceTimeOut` begins. One whose client has
     /// not finished a head must hurry: a connection that is merely open would hold the drain up to its end.
     pub fn drain(&self) {
+        // After a pause of the process, by the clock of the last sweep all these times would be over already, and whoever
+        // waits with a request in the socket would be reset.
+        let now = self.clock.exactly_now();
         let at = if self.grace == 0 {
             0
         } else {
-            self.clock.now().saturating_add(self.grace)
+            now.saturating_add(self.grace)
         };
         self.abort_at.store(at, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
         if self.phase.load(Ordering::Relaxed) == Phase::Head as u8 {
             let deadline = self.deadline.load(Ordering::Relaxed);
-            let hurried = self.clock.now().saturating_add(DRAINING_HEAD);
+            let hurried = now.saturating_add(DRAINING_HEAD);
             self.deadline.store(
                 if deadline == 0 { hurried } else { deadline.min(hurried) },
                 Ordering::Relaxed,
@@ -325,8 +328,10 @@ mod tests {
     use crate::listen::deadline::Deadlines;
     use crate::observe::metrics::{Metrics, MetricsOptions};
 
-    const HEADER: u64 = 10;
-    const IDLE: u64 = 40;
+    const HEADER: u64 = 60_000;
+    const IDLE: u64 = 240_000;
+    /// How long the worker has stood still when a connection comes: longer than any deadline.
+    const PAUSE: Duration = Duration::from_secs(600);
 
     /// A fresh connection and the clock that it looks at.
     fn connection(write_timeout: u64) -> (Arc<ConnState>, std::rc::Rc<Deadlines>) {
@@ -337,20 +342,15 @@ mod tests {
         timeouts.write_timeout = Duration::from_millis(write_timeout);
         let series = Metrics::new(MetricsOptions::default()).entry_point("web");
         let entry_point = EntryPoint::new(0, "web", &settings, HeaderValue::from_static("here"), series);
-        let deadlines = Deadlines::new();
-        (
-            ConnState::new(&entry_point.expect("an entry point"), deadlines.clock(), 0),
-            deadlines,
-        )
+        let deadlines = Deadlines::started(PAUSE);
+        let state = ConnState::new(&entry_point.expect("an entry point"), deadlines.clock(), 0);
+        deadlines.sweep();
+        (state, deadlines)
     }
 
     /// Whether the connection is ended once `ms` more have passed.
     fn ends_after(state: &ConnState, deadlines: &Deadlines, ms: u64) -> bool {
-        let until = deadlines.now() + ms;
-        while deadlines.now() < until {
-            std::thread::yield_now();
-            deadlines.sweep();
-        }
+        deadlines.pass(ms);
         state.check();
         state.poll(&Context::from_waker(std::task::Waker::noop())) == Verdict::Late
     }
@@ -364,6 +364,23 @@ mod tests {
         assert!(!ends_after(&state, &clock, HEADER + 1), "between two requests");
         state.on_read(1);
         assert!(ends_after(&state, &clock, HEADER + 1), "a head that does not end");
+    }
+
+    #[test]
+    fn times_begin_now_however_long_the_worker_stood_still() {
+        let (state, clock) = connection(0);
+        assert!(!ends_after(&state, &clock, 0), "it has just been accepted");
+        let grace = state.grace;
+        state.drain();
+        assert!(
+            !ends_after(&state, &clock, DRAINING_HEAD / 2),
+            "its head may be in the socket"
+        );
+        assert!(
+            ends_after(&state, &clock, grace - DRAINING_HEAD),
+            "the head does not come"
+        );
+        assert!(grace > DRAINING_HEAD);
     }
 
     #[test]

@@ -28,11 +28,17 @@ struct Slot {
 
 /// A worker's coarse clock, for those who may not hold an `Rc`.
 #[derive(Debug)]
-pub struct Clock(AtomicU64);
+pub struct Clock {
+    start: Instant,
+    swept: AtomicU64,
+}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(AtomicU64::new(1))
+        Self {
+            start: Instant::now(),
+            swept: AtomicU64::new(1),
+        }
     }
 }
 
@@ -40,14 +46,20 @@ impl Clock {
     /// Milliseconds since the worker started, as of the last sweep.
     #[must_use]
     pub fn now(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.swept.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds since the worker started, as of now: for what begins a time that must not come early, be the last
+    /// sweep as old as a process that was stopped for a while makes it.
+    #[must_use]
+    pub fn exactly_now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 }
 
 /// All deadlines of one worker, and its coarse clock.
 #[derive(Debug)]
 pub struct Deadlines {
-    start: Instant,
     clock: Arc<Clock>,
     slots: RefCell<Slab<Slot>>,
 }
@@ -57,7 +69,6 @@ impl Deadlines {
     #[must_use]
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            start: Instant::now(),
             clock: Arc::default(),
             slots: RefCell::new(Slab::new()),
         })
@@ -85,14 +96,32 @@ impl Deadlines {
         }
     }
 
+    /// Lets `ms` pass on the coarse clock at once: tests that wait for real see what else the machine does.
+    #[cfg(test)]
+    pub fn pass(&self, ms: u64) {
+        self.clock.swept.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// A worker's that started `ago`, and has not swept since.
+    #[cfg(test)]
+    #[must_use]
+    pub fn started(ago: Duration) -> Rc<Self> {
+        let start = Instant::now().checked_sub(ago).expect("a moment");
+        let swept = AtomicU64::new(1);
+        Rc::new(Self {
+            clock: Arc::new(Clock { start, swept }),
+            slots: RefCell::new(Slab::new()),
+        })
+    }
+
     fn exactly_now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+        self.clock.exactly_now()
     }
 
     /// Moves the clock and wakes whoever is late. Called by the worker's sweep.
     pub fn sweep(&self) {
         let now = self.exactly_now();
-        self.clock.0.store(now, Ordering::Relaxed);
+        self.clock.swept.store(now, Ordering::Relaxed);
         let mut woken = Vec::new();
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
             if slot.at != 0 && now >= slot.at {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Length of the queue of connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// How long a connection is silent before the kernel asks whether the other side is still there, and how often it asks:
 /// as Go does it. Without it a peer that lost its network would hold a tunnel, or a waiting request, for ever.

@@ -289,7 +289,9 @@ fn rise_and_fall() {
     let backends = named(&["a", "b"]);
     let yaml = checked(&backends).replace("interval: 100ms", "interval: 100ms, rise: 3, fall: 3");
     let gateway = gateway().dynamic(&yaml).run();
-    assert_eventually!(shares(&gateway, 2) == map(&[("a", 1), ("b", 1)]));
+    // The first check is believed at once, so it must be over: the second one comes after it.
+    assert_eventually!(backends.iter().all(|backend| backend.checks() >= 2));
+    assert_eq!(shares(&gateway, 2), map(&[("a", 1), ("b", 1)]));
     let failed = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = failed.clone();
     // Two failures in a row, then a success, again and again: never three.

@@ -57,8 +57,8 @@ fn the_grace_time_ends() {
     let mut client = gateway.client();
     client.send("GET /?delay=60000 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eventually!(backend.count() == 1);
-    gateway.signal("TERM");
     let start = Instant::now();
+    gateway.signal("TERM");
     gateway.wait();
     assert!(
         (Duration::from_millis(300)..Duration::from_secs(10)).contains(&start.elapsed()),
@@ -75,8 +75,8 @@ fn requests_are_accepted_for_the_request_accept_grace_timeout() {
         .to(&backend)
         .web("transport: {lifeCycle: {requestAcceptGraceTimeout: 1500ms}}")
         .run();
-    gateway.signal("TERM");
     let start = Instant::now();
+    gateway.signal("TERM");
     while start.elapsed() < Duration::from_millis(700) {
         gateway.get("/").send().assert_status(200);
     }

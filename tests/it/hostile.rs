@@ -165,10 +165,10 @@ fn an_h2_window_that_stays_shut_ends_its_stream_alone() {
         .run();
     // SETTINGS_INITIAL_WINDOW_SIZE: 0
     let mut frames = Frames::connect(&gateway, &[0, 4, 0, 0, 0, 0]);
+    let start = Instant::now();
     frames.request(1, GET, "/?n=100000", true, b"");
     // A stream that waits for its backend is not meant, whatever its window.
     frames.request(3, GET, "/?delay=2500&n=0", true, b"");
-    let start = Instant::now();
     let reset = frames.until(|frame| frame.kind == RST_STREAM);
     assert_eq!(reset.stream, 1);
     assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());

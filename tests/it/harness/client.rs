@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -167,14 +167,6 @@ impl Client {
     /// Waits for room to write no longer than this from now on.
     pub fn write_patience(&mut self, time: Duration) {
         self.socket.set_write_timeout(Some(time)).unwrap();
-    }
-
-    /// How long the connection stays open from now, without a byte.
-    #[track_caller]
-    pub fn time_to_end(&mut self) -> Duration {
-        let start = Instant::now();
-        assert!(self.is_ended(), "bytes came");
-        start.elapsed()
     }
 
     /// The server's certificate (DER).
