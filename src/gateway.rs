@@ -86,11 +86,10 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     tracing::info!(target: LIFECYCLE, version = env!("CARGO_PKG_VERSION"), workers = count, "Gantry serves");
 
     let (sender, mut events) = mpsc::channel(1);
-    let handle = provider.as_ref().map(crate::provider::file::FileProvider::handle);
     if let Some(provider) = provider {
         tokio::spawn(Box::new(provider).run(sender.clone()));
     }
-    reloader.watch(handle);
+    reloader.probe();
     loop {
         let event = tokio::select! {
             Some(event) = events.recv() => Event::Configuration(event),

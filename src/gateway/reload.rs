@@ -14,6 +14,7 @@ use crate::config::dynamic::Dynamic;
 use crate::config::{self, Decoded, Merged, Resources};
 use crate::diag::Diagnostic;
 use crate::observe::log::LIFECYCLE;
+use crate::observe::metrics::CertificateLabels;
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
 use crate::provider::{Event, Problem, Reason, SourceFile};
@@ -84,18 +85,9 @@ impl Reloader {
     /// Puts the first snapshot where the workers find it.
     pub(super) fn publish(&mut self, compiled: Compiled) -> Arc<ArcSwap<Snapshot>> {
         let published = Arc::new(ArcSwap::from_pointee(compiled.snapshot));
-        self.context.metrics.set_certificates(compiled.certificates);
-        self.context.metrics.reload(true, SystemTime::now());
-        self.context.metrics.next_generation(Instant::now());
+        self.note(compiled.certificates, true);
         self.published = Some(Arc::clone(&published));
         published
-    }
-
-    /// Starts what accompanies the first snapshot: the probes, and the watch on the files that it refers to.
-    pub(super) fn watch(&mut self, provider: Option<FileHandle>) {
-        self.provider = provider;
-        self.watch_references();
-        self.probe();
     }
 
     /// Reads everything again, changed or not.
@@ -118,7 +110,7 @@ impl Reloader {
         let was_failing = std::mem::replace(&mut self.failing, !ok);
         let before = std::mem::take(&mut self.serving);
         let resources = self.read_references(&merged.value);
-        let same = before == (merged.value.clone(), resources.clone());
+        let same = before.0 == merged.value && before.1 == resources;
         if same && !matches!(event.reason, Reason::Requested) {
             self.serving = before;
             // A file that was mended by taking the mistake back changes nothing but this.
@@ -137,15 +129,22 @@ impl Reloader {
         if let Some(published) = &self.published {
             published.store(Arc::new(compiled.snapshot));
         }
-        self.context.metrics.set_certificates(compiled.certificates);
-        self.context.metrics.reload(ok, SystemTime::now());
-        self.context.metrics.next_generation(Instant::now());
+        self.note(compiled.certificates, ok);
         self.probe();
         self.context.runtime.sweep();
         tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
-    fn probe(&mut self) {
+    /// Tells the metrics of a snapshot that is served from now on.
+    fn note(&self, certificates: Vec<CertificateLabels>, ok: bool) {
+        let metrics = &self.context.metrics;
+        metrics.set_certificates(certificates);
+        metrics.reload(ok, SystemTime::now());
+        metrics.next_generation(Instant::now());
+    }
+
+    /// Brings the health checks in line with the snapshot that is served.
+    pub(super) fn probe(&mut self) {
         if let Some(published) = &self.published {
             self.prober.update(&published.load().balancers, &self.context.metrics);
         }
@@ -197,12 +196,6 @@ impl Reloader {
             provider.set_extra(paths.iter().map(PathBuf::from));
         }
         Resources::load(paths)
-    }
-
-    fn watch_references(&self) {
-        if let Some(provider) = &self.provider {
-            provider.set_extra(self.serving.1.paths().map(PathBuf::from));
-        }
     }
 }
 

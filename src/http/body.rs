@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::listen::deadline::{Deadline, Deadlines};
+use crate::listen::deadline::{Deadline, Deadlines, millis};
 
 /// Why a body ended before its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -331,8 +331,4 @@ fn client_error(error: &hyper::Error) -> BodyError {
     } else {
         BodyError::Client(error.to_string())
     }
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX / 4)
 }

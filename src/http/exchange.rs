@@ -191,9 +191,7 @@ impl Exchange {
     pub fn hold(&mut self, thing: impl Any) {
         self.held.push(Box::new(thing));
     }
-}
 
-impl Exchange {
     /// Ends the accounting: metrics and the log line. Called once, when the exchange is dropped.
     fn account(&mut self) {
         let duration = self.started.elapsed();

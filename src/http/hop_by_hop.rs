@@ -117,7 +117,8 @@ fn is_protocol(value: &HeaderValue) -> bool {
     !bytes.is_empty() && !bytes.eq_ignore_ascii_case(b"h2c") && bytes.is_ascii()
 }
 
-fn has_token(value: &HeaderValue, token: &str) -> bool {
+/// Whether a comma list holds `token`, in any case.
+pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     value
         .to_str()
         .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::listen::deadline::Deadlines;
+use crate::listen::deadline::{Deadlines, millis};
 
 /// Since when an answer waits for its client, in milliseconds of the worker's clock; 0 while it does not.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor
 
 /// Runs a stream until its end, or until its client has taken nothing for `limit`.
 async fn bounded<F: Future<Output = ()>>(stream: F, taking: Rc<Taking>, limit: Duration) {
-    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX / 4);
+    let limit = millis(limit);
     let mut stream = pin!(stream);
     let mut deadline = None;
     poll_fn(|cx| {

@@ -6,12 +6,12 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::http::HeaderValue;
 use atomic_waker::AtomicWaker;
 
-use super::deadline::Clock;
+use super::deadline::{Clock, millis};
 use super::entry_point::EntryPoint;
 use crate::tls::server::TlsInfo;
 
@@ -97,10 +97,6 @@ pub struct ConnState {
 const DRAINING_HEAD: u64 = 2_000;
 /// Length of HTTP/2's connection preface with the head of the SETTINGS frame that ends it (RFC 9113, 3.4).
 const PREFACE: usize = 24 + 9;
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX / 4)
-}
 
 impl ConnState {
     /// A connection that was just accepted: its first head is awaited.
@@ -323,6 +319,8 @@ impl Drop for Active {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::static_config::EntryPoint as Settings;
     use crate::listen::deadline::Deadlines;

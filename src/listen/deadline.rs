@@ -26,6 +26,12 @@ struct Slot {
     waker: Option<Waker>,
 }
 
+/// A duration in the unit of the workers' clocks; one beyond all measure is far from overflowing when it is added to.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
 /// A worker's coarse clock, for those who may not hold an `Rc`.
 #[derive(Debug)]
 pub struct Clock {
@@ -152,7 +158,7 @@ impl Deadline {
 
     /// Fires `after` from now, never earlier.
     pub fn arm_after(&self, after: Duration) {
-        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 4);
+        let after = millis(after);
         self.arm(self.set.exactly_now().saturating_add(after).saturating_add(1));
     }
 

@@ -271,15 +271,11 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
     Ok(length)
 }
 
+/// HTTP/1.1 stays open unless Connection says `close`, HTTP/1.0 closes unless it says `keep-alive` (RFC 9112, 9.3).
 fn wants_keep_alive(headers: &HeaderMap, old: bool) -> bool {
-    let has = |token: &str| {
-        headers.get_all(header::CONNECTION).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|list| list.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
-        })
-    };
-    if old { has("keep-alive") } else { !has("close") }
+    let token = if old { "keep-alive" } else { "close" };
+    let mut connection = headers.get_all(header::CONNECTION).iter();
+    connection.any(|value| hop_by_hop::has_token(value, token)) == old
 }
 
 #[cfg(test)]

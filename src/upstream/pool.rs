@@ -12,7 +12,7 @@ use hyper::client::conn::http2::SendRequest;
 
 use super::http1::Wire;
 use crate::http::body::RequestBody;
-use crate::listen::deadline::Deadlines;
+use crate::listen::deadline::{Deadlines, millis};
 use crate::service::server::Server;
 
 struct Idle {
@@ -89,7 +89,7 @@ impl Pools {
 
     /// When a connection to `server` that is used now has been idle for too long.
     fn idle_until(&self, server: &Server) -> u64 {
-        let idle = u64::try_from(server.transport.idle_timeout.as_millis()).unwrap_or(u64::MAX / 4);
+        let idle = millis(server.transport.idle_timeout);
         if idle == 0 {
             u64::MAX
         } else {
