@@ -5,7 +5,7 @@
 //!
 //! * The control thread turns labels into small handles at each compile ([`Metrics::entry_point`] and its siblings).
 //! * A worker counts through [`WorkerMetrics`]: cells that only it writes, found by handle, without a lock.
-//! * A scrape ([`Metrics::render`]) sums the cells of all workers.
+//! * A scrape ([`Metrics::scrape`]) sums the cells of all workers and writes them, away from the workers.
 //!
 //! Invariants: a series never goes backwards while it exists. A series whose router, service or model no generation
 //! asks for vanishes [`LINGER`] after it was last asked for; when it comes back later, it starts at zero. Label values
@@ -15,9 +15,14 @@ pub mod cells;
 pub mod encode;
 pub mod labels;
 pub mod model;
+pub mod native;
+mod negotiate;
 pub mod process;
+mod protobuf;
 mod registry;
 mod render;
+mod scrape;
+mod sum;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -26,15 +31,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use cells::{EntryPointSeries, RequestDone, RouterSeries, ServiceSeries, WorkerMetrics};
-pub use encode::{Format, negotiate};
+pub use encode::Format;
 pub use labels::{MethodLabel, ProtocolLabel, TlsLabels};
 pub use model::{AccuracySource, ModelDone, ModelRun, ModelSeries};
+pub use negotiate::{negotiate, wants_gzip};
+pub use scrape::Encoding;
 
 use cells::Published;
 use encode::{Family, Kind};
 use model::Models;
 use process::Process;
 use registry::{Labels, Registry};
+use scrape::Answers;
+use sum::Cells;
 
 /// How long a series stays on `/metrics` after its router, service or model went: long enough for every Prometheus
 /// to scrape the last increments.
@@ -271,7 +280,11 @@ pub struct Metrics {
     bounds: Vec<f64>,
     bounds_nanos: Arc<[u64]>,
     registry: Mutex<Registry>,
+    /// What each worker made since the last scrape.
     workers: Mutex<Vec<Arc<Mutex<Vec<Published>>>>>,
+    /// All that was made before. Only scrapes lock it.
+    cells: Mutex<Cells>,
+    answers: Answers,
     models: Mutex<Models>,
     servers: Mutex<BTreeMap<(String, String), Arc<Gauge>>>,
     certificates: Mutex<Vec<CertificateLabels>>,
@@ -295,6 +308,8 @@ impl Metrics {
             bounds_nanos,
             registry: Mutex::default(),
             workers: Mutex::default(),
+            cells: Mutex::default(),
+            answers: Answers::default(),
             models: Mutex::default(),
             servers: Mutex::default(),
             certificates: Mutex::default(),

@@ -2,8 +2,9 @@
 //!
 //! A cell block belongs to one worker, one scope (entry point, router or service) and one label set. Its owner adds by
 //! a relaxed load and store, no read-modify-write: nobody else writes. A scrape reads the same words relaxed; it may
-//! miss the latest request, but no word ever goes back. A new block is published to the scraper under a mutex; that is
-//! the only lock, and the only allocation, on the first request of a combination.
+//! miss the latest request, but no word ever goes back. A new block is published to the scraper under a mutex, which the
+//! scraper holds only to take the list away; that is the only lock, and but for a native histogram's next chunk the only
+//! allocation, on the first request of a combination.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use super::labels::{Key, MethodLabel, ProtocolLabel, TlsLabels};
 use super::lock;
+use super::native::{NativeCells, NativePlace};
 
 /// Where a block's words are: sum of durations (ns), bytes in, bytes out, then one count a bucket, the last for all
 /// that is longer. The number of requests is the sum of the buckets, so that the three can never disagree.
@@ -21,6 +23,14 @@ pub(super) const BYTES_OUT: usize = 2;
 pub(super) const BUCKETS: usize = 3;
 
 pub(super) type Block = Arc<[AtomicU64]>;
+
+/// Where one duration is counted.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    nanos: u64,
+    bucket: usize,
+    native: NativePlace,
+}
 
 /// A scope's place. Places are used again; the epoch tells the tenants apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +74,8 @@ pub(super) struct Published {
     pub(super) id: ScopeId,
     pub(super) series: Series,
     pub(super) block: Block,
+    /// The durations of `Series::Requests`, in finer buckets.
+    pub(super) native: Option<Arc<NativeCells>>,
 }
 
 /// A request that is over, whatever its end.
@@ -145,8 +157,8 @@ impl WorkerMetrics {
         self.event(service.0, 0);
     }
 
-    /// Nanoseconds and bucket of a duration.
-    fn observe(&self, duration: Duration) -> (u64, usize) {
+    /// Nanoseconds and buckets of a duration.
+    fn observe(&self, duration: Duration) -> Place {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         // A bucket holds what is at most its bound. Few bounds: a scan beats a search.
         let bucket = self
@@ -154,19 +166,18 @@ impl WorkerMetrics {
             .iter()
             .position(|bound| nanos <= *bound)
             .unwrap_or(self.bounds.len());
-        (nanos, bucket)
+        let native = NativePlace::of(nanos);
+        Place { nanos, bucket, native }
     }
 
-    fn count(&self, id: ScopeId, key: Key, (nanos, bucket): (u64, usize), done: &RequestDone) {
+    fn count(&self, id: ScopeId, key: Key, place: Place, done: &RequestDone) {
         self.with_slot(id, |slot| {
-            let width = BUCKETS + self.bounds.len() + 1;
-            let block = slot
-                .requests
-                .find(key, || self.publish(id, Series::Requests(key), width));
-            add(&block[SUM], nanos);
+            let (block, native) = slot.requests.find(key, || self.publish_requests(id, key));
+            add(&block[SUM], place.nanos);
             add(&block[BYTES_IN], done.bytes_in);
             add(&block[BYTES_OUT], done.bytes_out);
-            add(&block[BUCKETS + bucket], 1);
+            add(&block[BUCKETS + place.bucket], 1);
+            native.add(place.native);
             if let Some(tls) = done.tls {
                 let block = slot.tls.find(tls, || self.publish(id, Series::Tls(tls), 1));
                 add(&block[0], 1);
@@ -203,14 +214,31 @@ impl WorkerMetrics {
     }
 
     fn publish(&self, id: ScopeId, series: Series, width: usize) -> Block {
-        let block: Block = (0..width).map(|_| AtomicU64::new(0)).collect();
+        let block = block(width);
         lock(&self.published).push(Published {
             id,
             series,
             block: Arc::clone(&block),
+            native: None,
         });
         block
     }
+
+    fn publish_requests(&self, id: ScopeId, key: Key) -> (Block, Arc<NativeCells>) {
+        let block = block(BUCKETS + self.bounds.len() + 1);
+        let native = Arc::<NativeCells>::default();
+        lock(&self.published).push(Published {
+            id,
+            series: Series::Requests(key),
+            block: Arc::clone(&block),
+            native: Some(Arc::clone(&native)),
+        });
+        (block, native)
+    }
+}
+
+fn block(width: usize) -> Block {
+    (0..width).map(|_| AtomicU64::new(0)).collect()
 }
 
 /// Adds to a word that only this thread writes.
@@ -222,8 +250,8 @@ fn add(word: &AtomicU64, by: u64) {
 #[derive(Debug)]
 struct Slot {
     epoch: u32,
-    requests: BlockMap<Key>,
-    tls: BlockMap<TlsLabels>,
+    requests: BlockMap<Key, (Block, Arc<NativeCells>)>,
+    tls: BlockMap<TlsLabels, Block>,
     events: Option<Block>,
 }
 
@@ -240,12 +268,12 @@ impl Slot {
 
 /// Blocks by key: sorted, with a memory of the last hit, since most requests look like the one before.
 #[derive(Debug)]
-struct BlockMap<K> {
+struct BlockMap<K, B> {
     last: usize,
-    blocks: Vec<(K, Block)>,
+    blocks: Vec<(K, B)>,
 }
 
-impl<K> Default for BlockMap<K> {
+impl<K, B> Default for BlockMap<K, B> {
     fn default() -> Self {
         Self {
             last: 0,
@@ -254,8 +282,8 @@ impl<K> Default for BlockMap<K> {
     }
 }
 
-impl<K: Copy + Ord> BlockMap<K> {
-    fn find(&mut self, key: K, new: impl FnOnce() -> Block) -> &[AtomicU64] {
+impl<K: Copy + Ord, B> BlockMap<K, B> {
+    fn find(&mut self, key: K, new: impl FnOnce() -> B) -> &B {
         let hit = self.blocks.get(self.last).is_some_and(|(known, _)| *known == key);
         if !hit {
             self.last = self

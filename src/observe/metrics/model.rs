@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::labels::fold_code;
+use super::native::NativeHistogram;
 use super::window::Window;
 use super::{ACCURACY_BUCKETS, INFERENCE_BUCKETS, LINGER, lock};
 
@@ -193,6 +194,7 @@ pub(super) struct Histogram {
     pub(super) bounds: &'static [f64],
     pub(super) counts: Vec<u64>,
     pub(super) sum: f64,
+    pub(super) native: NativeHistogram,
 }
 
 impl Histogram {
@@ -201,6 +203,7 @@ impl Histogram {
             bounds,
             counts: vec![0; bounds.len() + 1],
             sum: 0.0,
+            native: NativeHistogram::default(),
         }
     }
 
@@ -212,6 +215,7 @@ impl Histogram {
             .unwrap_or(self.bounds.len());
         self.counts[bucket] += 1;
         self.sum += value;
+        self.native.add(value);
     }
 
     pub(super) fn count(&self) -> u64 {

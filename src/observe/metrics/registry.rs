@@ -91,8 +91,20 @@ impl Registry {
         }
     }
 
+    /// All scopes that exist, in no order.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = (ScopeId, &Labels)> {
+        self.scopes.iter().enumerate().filter_map(|(index, scope)| {
+            let id = ScopeId {
+                index: index as u32,
+                epoch: scope.epoch,
+            };
+            Some((id, scope.labels.as_ref()?))
+        })
+    }
+
     /// The labels of a scope; none if its place is free or has another tenant.
-    pub(super) fn labels(&self, id: ScopeId) -> Option<&Labels> {
+    #[cfg(test)]
+    fn labels(&self, id: ScopeId) -> Option<&Labels> {
         let scope = self.scopes.get(id.index as usize)?;
         scope.labels.as_ref().filter(|_| scope.epoch == id.epoch)
     }

@@ -1,75 +1,49 @@
-//! A scrape: the cells of all workers, summed, sorted and written.
+//! A scrape's second half: sums, written family by family.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, ScopeId, Series};
+use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM};
 use super::encode::{Encoder, Family, Format, Labels as Text};
-use super::labels::{Key, TlsLabels};
+use super::labels::Key;
 use super::model::{ModelLabels, Reading};
-use super::registry::{Labels, Registry};
+use super::registry::Labels;
+use super::sum::{Sums, Words};
 use super::{Metrics, lock, models, scoped, single, unix_seconds};
-
-/// The words of one series, summed over the workers.
-type Words = Vec<u64>;
-
-/// The sums of one kind of scope, sorted.
-#[derive(Default)]
-struct Sums<'a> {
-    requests: Vec<(&'a Labels, Key, Words)>,
-    tls: Vec<(&'a Labels, TlsLabels, Words)>,
-    events: Vec<(&'a Labels, Words)>,
-}
 
 /// What Traefik does not have stands under Gantry's own name whatever the prefix: with `traefik`, exactly Traefik's series
 /// are there, and none that a later Traefik may give another meaning.
 const OWN: &str = "gantry_";
 
 impl Metrics {
-    /// The answer to a scrape. Call it on the control thread.
+    /// The series in a format. It takes milliseconds where there are many: call it on a blocking thread.
     pub fn render(&self, format: Format, now: Instant) -> Vec<u8> {
         let mut encoder = Encoder::new(format);
         let prefix = format!("{}_", self.options.prefix);
         self.render_single(&mut encoder, &prefix);
-        let mut registry = lock(&self.registry);
-        registry.sweep(now);
-        let registry = &*registry;
-        let totals = self.gather(registry);
-        let entry_points = sums(&totals, registry, |labels| matches!(labels, Labels::EntryPoint(_)));
-        let routers = sums(&totals, registry, |labels| matches!(labels, Labels::Router { .. }));
-        let services = sums(&totals, registry, |labels| matches!(labels, Labels::Service(_)));
-        self.render_scope(&mut encoder, &format!("{prefix}entrypoint_"), &entry_points);
-        render_connections(&mut encoder, &prefix, &entry_points);
-        self.render_scope(&mut encoder, &format!("{prefix}router_"), &routers);
-        self.render_scope(&mut encoder, &format!("{prefix}service_"), &services);
-        encoder.family(&prefix, single::RETRIES);
-        for (labels, words) in &services.events {
-            encoder.count(&with_scope(Text::default(), labels), words[0]);
-        }
+        self.render_scopes(&mut encoder, &prefix, now);
         self.render_servers(&mut encoder, &prefix);
-        render_models(&mut encoder, &lock(&self.models).read(now));
+        let models = lock(&self.models).read(now);
+        render_models(&mut encoder, &models);
         self.process.encode(&mut encoder);
         encoder.finish()
     }
 
-    /// Adds up the workers, and lets go of cells whose scope is no more.
-    fn gather(&self, registry: &Registry) -> HashMap<(ScopeId, Series), Words> {
-        let mut totals: HashMap<(ScopeId, Series), Words> = HashMap::new();
-        for worker in lock(&self.workers).iter() {
-            lock(worker).retain(|published| {
-                if registry.labels(published.id).is_none() {
-                    return false;
-                }
-                let total = totals.entry((published.id, published.series)).or_default();
-                total.resize(published.block.len(), 0);
-                for (sum, word) in total.iter_mut().zip(published.block.iter()) {
-                    *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
-                }
-                true
-            });
+    fn render_scopes(&self, encoder: &mut Encoder, prefix: &str, now: Instant) {
+        let format = encoder.format();
+        let mut cells = lock(&self.cells);
+        let scopes = self.collect(&mut cells, now);
+        let entry_points = cells.sums(&scopes, format, |labels| matches!(labels, Labels::EntryPoint(_)));
+        let routers = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Router { .. }));
+        let services = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Service(_)));
+        drop(cells);
+        self.render_scope(encoder, &format!("{prefix}entrypoint_"), &entry_points);
+        render_connections(encoder, prefix, &entry_points);
+        self.render_scope(encoder, &format!("{prefix}router_"), &routers);
+        self.render_scope(encoder, &format!("{prefix}service_"), &services);
+        encoder.family(prefix, single::RETRIES);
+        for (labels, words) in &services.events {
+            encoder.count(&with_scope(Text::default(), labels), words[0]);
         }
-        totals
     }
 
     fn render_single(&self, encoder: &mut Encoder, prefix: &str) {
@@ -102,21 +76,22 @@ impl Metrics {
         let labels: Vec<_> = sums
             .requests
             .iter()
-            .map(|(scope, key, _)| request_labels(scope, *key))
+            .map(|requests| request_labels(requests.labels, requests.key))
             .collect();
         let count = |words: &Words| words[BUCKETS..].iter().sum();
         let mut counters = |family: Family, value: &dyn Fn(&Words) -> u64| {
             encoder.family(prefix, family);
-            for ((_, _, words), labels) in sums.requests.iter().zip(&labels) {
-                encoder.count(labels, value(words));
+            for (requests, labels) in sums.requests.iter().zip(&labels) {
+                encoder.count(labels, value(&requests.words));
             }
         };
         counters(scoped::REQUESTS, &count);
         counters(scoped::REQUEST_BYTES, &|words| words[BYTES_IN]);
         counters(scoped::RESPONSE_BYTES, &|words| words[BYTES_OUT]);
         encoder.family(prefix, scoped::DURATION);
-        for ((_, _, words), labels) in sums.requests.iter().zip(&labels) {
-            encoder.histogram(labels, &self.bounds, &words[BUCKETS..], words[SUM] as f64 / 1e9);
+        for (requests, labels) in sums.requests.iter().zip(&labels) {
+            let sum = requests.words[SUM] as f64 / 1e9;
+            encoder.histogram(labels, &self.bounds, &requests.words[BUCKETS..], sum, &requests.native);
         }
         encoder.family(prefix, scoped::REQUESTS_TLS);
         for (scope, tls, words) in &sums.tls {
@@ -134,25 +109,6 @@ impl Metrics {
             encoder.sample(&Text::default().with("service", service).with("url", url), gauge.get());
         }
     }
-}
-
-/// The sums of the scopes that `kind` picks, in the order of their labels.
-fn sums<'a>(totals: &HashMap<(ScopeId, Series), Words>, registry: &'a Registry, kind: fn(&Labels) -> bool) -> Sums<'a> {
-    let mut sums = Sums::default();
-    for ((id, series), words) in totals {
-        let Some(labels) = registry.labels(*id).filter(|labels| kind(labels)) else {
-            continue;
-        };
-        match series {
-            Series::Requests(key) => sums.requests.push((labels, *key, words.clone())),
-            Series::Tls(tls) => sums.tls.push((labels, *tls, words.clone())),
-            Series::Events => sums.events.push((labels, words.clone())),
-        }
-    }
-    sums.requests.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    sums.tls.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    sums.events.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    sums
 }
 
 /// Labels in alphabetical order, as Prometheus' own clients write them.
@@ -211,6 +167,7 @@ fn render_models(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
                 histogram.bounds,
                 &histogram.counts,
                 histogram.sum,
+                &histogram.native,
             );
         }
     }
@@ -257,7 +214,7 @@ fn render_accuracy(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
     for (labels, accuracy) in each() {
         let text = text(labels, accuracy.source.as_str(), &accuracy.label);
         let samples = &accuracy.samples;
-        encoder.histogram(&text, samples.bounds, &samples.counts, samples.sum);
+        encoder.histogram(&text, samples.bounds, &samples.counts, samples.sum, &samples.native);
     }
 }
 
@@ -450,7 +407,10 @@ mod tests {
         assert!(!after.contains("gantry_service_requests_total{"), "{after}");
         assert!(!after.contains("model_"), "{after}");
         assert!(after.contains("gantry_entrypoint_requests_total{"), "{after}");
-        let kept: usize = lock(&metrics.workers).iter().map(|worker| lock(worker).len()).sum();
-        assert_eq!(kept, 3 + 1 + 1, "codes, TLS and connections of the entry point");
+        assert_eq!(
+            lock(&metrics.cells).len(),
+            3 + 1 + 1,
+            "codes, TLS and connections of the entry point"
+        );
     }
 }
