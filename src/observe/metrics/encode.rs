@@ -283,8 +283,8 @@ fn unescape(text: &str) -> (Cow<'_, str>, &str) {
     while let Some(end) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {
         value += &rest[..end];
         let escaped = &rest[end..];
-        if escaped.starts_with('"') {
-            return (value, &escaped[1..]);
+        if let Some(after) = escaped.strip_prefix('"') {
+            return (value, after);
         }
         value += match escaped.as_bytes().get(1) {
             Some(b'n') => "\n",

@@ -226,6 +226,7 @@ mod tests {
 
     use http::Method;
 
+    use super::super::protobuf::tests::{Value, decode};
     use super::super::{
         AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, RequestDone,
         TlsLabels, negotiate,
@@ -289,27 +290,27 @@ mod tests {
         metrics
     }
 
-    #[test]
-    fn promtool_has_nothing_to_say() {
-        if Command::new("promtool").arg("--version").output().is_err() {
-            return;
-        }
-        let text = busy("gantry").render(Format::Text004, Instant::now());
-        let mut child = Command::new("promtool")
+    /// What `promtool check metrics` says; `None` where it is not installed.
+    fn promtool(text: &[u8]) -> Option<String> {
+        let child = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(&text).unwrap();
+            .spawn();
+        let mut child = child.ok()?;
+        child.stdin.take().unwrap().write_all(text).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.is_empty(),
-            "{said}\n{}",
-            String::from_utf8_lossy(&text)
-        );
+        assert_eq!(output.status.success(), said.is_empty(), "{said}");
+        Some(said)
+    }
+
+    #[test]
+    fn promtool_has_nothing_to_say() {
+        let text = busy("gantry").render(Format::Text004, Instant::now());
+        let said = promtool(&text).unwrap_or_default();
+        assert_eq!(said, "", "{}", String::from_utf8_lossy(&text));
     }
 
     #[test]
@@ -344,6 +345,124 @@ mod tests {
             .filter(|line| !own.iter().any(|name| line.contains(name)))
             .collect();
         assert!(others.is_empty(), "{others:?}");
+    }
+
+    /// Quotes, backslashes, line ends, other control characters, and what is left of bytes that are no UTF-8.
+    fn evil() -> String {
+        String::from_utf8_lossy(b"a\"b\\c\nd\\n\r\0{e},f=\"g\\\xff\xc3").into_owned()
+    }
+
+    fn with_evil_labels() -> std::sync::Arc<Metrics> {
+        let metrics = busy("gantry");
+        let evil = evil();
+        let now = Instant::now();
+        metrics.server_up(&evil, &evil).set(0.0);
+        let model = metrics.model(&evil, &evil, &evil);
+        model.accuracy(AccuracySource::Reported, &evil, 0.5, now);
+        drop(model.start(now));
+        metrics.set_certificates(vec![CertificateLabels {
+            cn: evil.clone(),
+            serial: evil.clone(),
+            sans: evil.clone(),
+            not_after: 1,
+        }]);
+        let service = Some(metrics.service(&evil));
+        let done = RequestDone {
+            entry_point: None,
+            router: None,
+            service,
+            code: 200,
+            method: MethodLabel::of(&Method::GET),
+            protocol: ProtocolLabel::Http,
+            duration: Duration::from_millis(1),
+            service_duration: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            tls: None,
+        };
+        metrics.worker().request(&done);
+        metrics
+    }
+
+    #[test]
+    fn no_label_value_breaks_a_format() {
+        let metrics = with_evil_labels();
+        let now = Instant::now();
+        let text = metrics.render(Format::Text004, now);
+        assert_eq!(promtool(&text).unwrap_or_default(), "");
+        let escaped = "a\\\"b\\\\c\\nd\\\\n\r\0{e},f=\\\"g\\\\\u{fffd}\u{fffd}";
+        let line = format!("gantry_service_server_up{{service=\"{escaped}\",url=\"{escaped}\"}} 0\n");
+        for text in [text, metrics.render(Format::OpenMetrics, now)] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(&line), "{text}");
+            let count = format!(
+                "gantry_service_request_duration_seconds_count{{code=\"200\",method=\"GET\",protocol=\"http\",service=\"{escaped}\"}} 1\n"
+            );
+            assert!(text.contains(&count), "{text}");
+            let well_formed = |line: &str| {
+                line.starts_with("# ")
+                    || line
+                        .rsplit_once(' ')
+                        .is_some_and(|(_, value)| value.parse::<f64>().is_ok())
+            };
+            // Not `lines`: a carriage return ends no line here.
+            let mut broken = text
+                .split_terminator('\n')
+                .filter(|line| *line != "# EOF" && !well_formed(line));
+            assert_eq!(broken.next(), None);
+        }
+        let families = decode(&metrics.render(Format::Protobuf, now));
+        for (family, label) in [
+            ("gantry_service_server_up", "url"),
+            ("gantry_service_requests_total", "service"),
+            ("gantry_service_request_duration_seconds", "service"),
+            ("gantry_tls_certs_not_after", "cn"),
+            ("model_accuracy_samples", "label"),
+            ("model_requests_total", "version"),
+        ] {
+            let family = families.iter().find(|it| it.name.as_deref() == Some(family)).unwrap();
+            let mut labels = family.metric.iter().flat_map(|metric| &metric.label);
+            let found = labels.any(|pair| pair.name.as_deref() == Some(label) && pair.value == Some(evil()));
+            assert!(found, "{family:?}");
+        }
+    }
+
+    #[test]
+    fn all_formats_say_the_same() {
+        let metrics = busy("gantry");
+        let now = Instant::now();
+        let text = String::from_utf8(metrics.render(Format::Text004, now)).unwrap();
+        let families = decode(&metrics.render(Format::Protobuf, now));
+        let headers = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let named = families.iter().map(|family| {
+            let kind = ["counter", "gauge", "", "", "histogram"][family.kind.unwrap() as usize];
+            format!("{} {kind}", family.name.as_deref().unwrap())
+        });
+        assert_eq!(headers.collect::<Vec<_>>(), named.collect::<Vec<_>>());
+        let metrics = |name: &str| {
+            &families
+                .iter()
+                .find(|it| it.name.as_deref() == Some(name))
+                .unwrap()
+                .metric
+        };
+        let requests = metrics("gantry_service_requests_total");
+        assert_eq!(requests.len(), 6);
+        assert!(
+            requests
+                .iter()
+                .all(|metric| metric.counter == Some(Value { value: Some(1.0) }))
+        );
+        for metric in metrics("gantry_service_request_duration_seconds") {
+            let histogram = metric.histogram.as_ref().unwrap();
+            assert_eq!((histogram.sample_count, histogram.sample_sum), (Some(1), Some(0.2)));
+            // 0.2 is at most 2^(-18/8), which is 0.21.
+            assert_eq!(histogram.positive_span[0].offset, Some(-18));
+            let classic: Vec<_> = histogram.bucket.iter().map(|b| b.cumulative_count.unwrap()).collect();
+            assert_eq!(classic, [0, 1, 1, 1, 1]);
+        }
+        let accuracy = metrics("model_accuracy_samples")[0].histogram.as_ref().unwrap();
+        assert_eq!((accuracy.sample_count, accuracy.sample_sum), (Some(1), Some(0.93)));
     }
 
     #[test]
