@@ -304,6 +304,7 @@ mod tests {
 
     use http::Method;
 
+    use super::super::protobuf::tests::decode;
     use super::super::{Format, LINGER, Metrics, MetricsOptions};
     use super::*;
 
@@ -360,6 +361,24 @@ mod tests {
             }
         });
         assert_eq!(value(&metrics, name), Some(3 * EACH * 3 / 4));
+        let families = decode(&metrics.render(Format::Protobuf, Instant::now()));
+        let metrics_of = |name: &str| {
+            &families
+                .iter()
+                .find(|it| it.name.as_deref() == Some(name))
+                .unwrap()
+                .metric
+        };
+        let durations = metrics_of("gantry_service_request_duration_seconds")[0]
+            .histogram
+            .as_ref()
+            .unwrap();
+        assert_eq!(durations.sample_count, Some(3 * EACH * 3 / 4));
+        assert_eq!(
+            durations.positive_delta,
+            [3 * EACH as i64 * 3 / 4],
+            "all in the bucket of 1 ms"
+        );
         let text = String::from_utf8(metrics.render(Format::Text004, Instant::now())).unwrap();
         for line in [
             r#"gantry_entrypoint_requests_total{code="503",entrypoint="web",method="GET",protocol="http"} 15000"#,
