@@ -1,5 +1,6 @@
 //! What the `log`, `accessLog` and `metrics` sections mean to `observe`, which knows no configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::config::static_config::{AccessLog, AccessLogFormat, FieldMode, Log, LogFormat, LogLevel, Prometheus};
@@ -28,7 +29,7 @@ impl From<&Log> for LogOptions {
 impl From<&AccessLog> for AccessLogOptions {
     fn from(log: &AccessLog) -> Self {
         let filters = log.filters.clone().unwrap_or_default();
-        let names = |names: &std::collections::BTreeMap<String, FieldMode>| {
+        let names = |names: &BTreeMap<String, FieldMode>| {
             names.iter().map(|(name, field)| (name.clone(), mode(*field))).collect()
         };
         Self {
@@ -71,6 +72,7 @@ impl From<&Prometheus> for MetricsOptions {
             entry_points: prometheus.add_entry_points_labels,
             routers: prometheus.add_routers_labels,
             services: prometheus.add_services_labels,
+            header_labels: BTreeMap::new(),
         }
     }
 }
