@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ::http::HeaderName;
+
 use crate::config::static_config::{AccessLog, AccessLogFormat, FieldMode, Log, LogFormat, LogLevel, Prometheus};
 use crate::observe::access_log::{AccessLogOptions, FieldOptions, FilterOptions, Format, Mode};
 use crate::observe::log::{Format as LinesFormat, LogOptions};
@@ -72,7 +74,11 @@ impl From<&Prometheus> for MetricsOptions {
             entry_points: prometheus.add_entry_points_labels,
             routers: prometheus.add_routers_labels,
             services: prometheus.add_services_labels,
-            header_labels: BTreeMap::new(),
+            header_labels: prometheus
+                .header_labels
+                .iter()
+                .filter_map(|(label, header)| Some((label.clone(), HeaderName::try_from(header).ok()?)))
+                .collect(),
         }
     }
 }

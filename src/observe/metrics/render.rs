@@ -9,9 +9,8 @@ use super::encode::{Encoder, Family, Format, Labels as Text};
 use super::gateway;
 use super::header_labels::HeaderSet;
 use super::labels::{Key, TlsLabels};
-use super::model::{ModelLabels, Reading};
 use super::registry::{Labels, Registry};
-use super::{Metrics, lock, models, scoped, single, unix_seconds};
+use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
 
 /// The words of one series, summed over the workers.
 type Words = Vec<u64>;
@@ -62,7 +61,7 @@ impl Metrics {
         gateway::render_weights(&mut encoder, registry);
         self.render_workers(&mut encoder);
         self.render_feedback(&mut encoder);
-        render_models(&mut encoder, &lock(&self.models).read(now));
+        render_model::render(&mut encoder, &lock(&self.models).read(now));
         self.process.encode(&mut encoder);
         encoder.finish()
     }
@@ -223,81 +222,6 @@ fn render_connections(encoder: &mut Encoder, prefix: &str, entry_points: &Sums<'
     }
 }
 
-fn render_models(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
-    let base = |labels: &ModelLabels| Text::default().with("model", &labels.model);
-    let rest =
-        |text: Text, labels: &ModelLabels| text.with("service", &labels.service).with("version", &labels.version);
-    let named: Vec<_> = all
-        .iter()
-        .map(|(labels, reading)| (rest(base(labels), labels), labels, reading))
-        .collect();
-    let code_labels = |labels: &ModelLabels, code: u16| {
-        let code = Text::default().with("code", itoa::Buffer::new().format(code));
-        rest(code.with("model", &labels.model), labels)
-    };
-    render_accuracy(encoder, all);
-    encoder.family("", models::IN_FLIGHT);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.in_flight);
-    }
-    encoder.family("", models::DURATION);
-    for (_, labels, reading) in &named {
-        for (code, histogram) in &reading.codes {
-            encoder.histogram(
-                &code_labels(labels, *code),
-                histogram.bounds,
-                &histogram.counts,
-                histogram.sum,
-            );
-        }
-    }
-    encoder.family("", models::TIME);
-    for (text, _, reading) in &named {
-        if let Some(time) = reading.time {
-            encoder.sample(text, time);
-        }
-    }
-    encoder.family("", models::REQUEST_BYTES);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.request_bytes);
-    }
-    encoder.family("", models::REQUESTS);
-    for (_, labels, reading) in &named {
-        for (code, histogram) in &reading.codes {
-            encoder.count(&code_labels(labels, *code), histogram.count());
-        }
-    }
-    encoder.family("", models::RESPONSE_BYTES);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.response_bytes);
-    }
-}
-
-fn render_accuracy(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
-    let each = || {
-        all.iter()
-            .flat_map(|(labels, reading)| reading.accuracy.iter().map(move |a| (labels, a)))
-    };
-    let text = |labels: &ModelLabels, source: &str, label: &str| {
-        let text = Text::default().with("label", label).with("model", &labels.model);
-        text.with("service", &labels.service)
-            .with("source", source)
-            .with("version", &labels.version)
-    };
-    encoder.family("", models::ACCURACY);
-    for (labels, accuracy) in each() {
-        if let Some(value) = accuracy.value {
-            encoder.sample(&text(labels, accuracy.source.as_str(), &accuracy.label), value);
-        }
-    }
-    encoder.family("", models::SAMPLES);
-    for (labels, accuracy) in each() {
-        let text = text(labels, accuracy.source.as_str(), &accuracy.label);
-        let samples = &accuracy.samples;
-        encoder.histogram(&text, samples.bounds, &samples.counts, samples.sum);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -308,7 +232,7 @@ mod tests {
 
     use super::super::{
         AccuracySource, CertificateLabels, HeaderValues, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel,
-        RequestDone, TlsLabels, negotiate,
+        Quality, RequestDone, TlsLabels, negotiate,
     };
     use super::*;
 
@@ -351,7 +275,7 @@ mod tests {
             }
             metrics.server_up(service, "http://127.0.0.1:1").set(1.0);
             let model = metrics.model("mri", "2.0.1", service);
-            model.accuracy(AccuracySource::Reported, "dice", 0.93, now);
+            model.sample(Quality::Accuracy, AccuracySource::Reported, "dice", 0.93, now);
             let run = model.start(now);
             let duration = Duration::from_millis(1500);
             run.finish(
