@@ -487,7 +487,10 @@ impl Metrics {
     /// Closes a generation: call it once after each compile whose snapshot was installed, never for one that failed.
     /// What was not asked for since the last call is on its way out.
     pub fn next_generation(&self, now: Instant) {
-        lock(&self.registry).next_generation(now);
+        let mut registry = lock(&self.registry);
+        registry.next_generation(now);
+        self.shared.caps.retain(|id| registry.labels(id).is_some());
+        drop(registry);
         lock(&self.models).next_generation(now);
     }
 

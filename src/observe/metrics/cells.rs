@@ -641,4 +641,95 @@ pub(super) mod tests {
         }
         assert_eq!(lock(&worker.shown.blocks).len(), 3);
     }
+
+    #[test]
+    fn a_scope_has_a_bounded_number_of_combinations_and_workers_agree_on_them() {
+        let metrics = Metrics::new(MetricsOptions::default());
+        let workers = [metrics.worker(), metrics.worker()];
+        let (service, other) = (Some(metrics.service("s")), Some(metrics.service("quiet")));
+        for n in 0..2000 {
+            workers[n % 2].request(&RequestDone {
+                service,
+                ..done(100 + (n / 4) as u16, 1)
+            });
+        }
+        workers[0].request(&RequestDone {
+            service: other,
+            ..done(599, 1)
+        });
+        let text = String::from_utf8(metrics.render(Format::Text004, Instant::now())).unwrap();
+        let series = "gantry_service_requests_total{";
+        let counts = || text.lines().filter(|line| line.starts_with(series));
+        assert_eq!(counts().filter(|line| line.contains("service=\"s\"")).count(), 201);
+        let labels = |code: &str, rest: &str| format!("{{code=\"{code}\",{rest},service=\"s\"}}");
+        let known = r#"method="GET",protocol="http""#;
+        for code in ["100", "299"] {
+            let name = format!("gantry_service_requests_total{}", labels(code, known));
+            assert_eq!(value(&metrics, &name), Some(4), "of both workers");
+        }
+        let rest = labels("other", r#"method="other",protocol="other""#);
+        let name = format!("gantry_service_requests_total{rest}");
+        assert_eq!(value(&metrics, &name), Some(1200));
+        assert_eq!(value(&metrics, "gantry_metrics_overflow_total"), Some(1200));
+        assert!(text.contains("code=\"599\",method=\"GET\",protocol=\"http\",service=\"quiet\"} 1\n"));
+        assert_eq!(lock(&workers[0].shown.blocks).len(), 202);
+    }
+
+    #[test]
+    fn header_labels_divide_the_requests_and_add_up_over_workers() {
+        let site = http::HeaderName::from_static("x-site");
+        let metrics = Metrics::new(MetricsOptions {
+            routers: true,
+            header_labels: [("site".to_owned(), site.clone())].into(),
+            ..Default::default()
+        });
+        let (service, router) = (metrics.service("s"), metrics.router("r", "s"));
+        let variants = [metrics.variant("w", "s", 1)];
+        let workers = [metrics.worker(), metrics.worker()];
+        for n in 0..300 {
+            let worker = &workers[n % 2];
+            let mut headers = HeaderMap::new();
+            if n % 3 > 0 {
+                let value = if n % 3 == 1 { "north".to_owned() } else { format!("{n}") };
+                headers.insert(&site, value.parse().unwrap());
+            }
+            worker.request(&RequestDone {
+                entry_point: Some(metrics.entry_point("web")),
+                router: Some(router),
+                service: Some(service),
+                variants: &variants,
+                headers: worker.header_values(&headers),
+                ..done(200, 1)
+            });
+        }
+        let of = |site: &str| {
+            format!(
+                "gantry_service_requests_total{{code=\"200\",method=\"GET\",protocol=\"http\",service=\"s\",site=\"{site}\"}}"
+            )
+        };
+        assert_eq!(value(&metrics, &of("north")), Some(100));
+        assert_eq!(value(&metrics, &of("")), Some(100));
+        assert_eq!(value(&metrics, &of("2")), Some(1));
+        assert_eq!(value(&metrics, &of("other")), Some(1), "one label has a hundred values");
+        assert_eq!(value(&metrics, "gantry_metrics_overflow_total"), Some(1));
+        let text = String::from_utf8(metrics.render(Format::Text004, Instant::now())).unwrap();
+        for (scope, labelled) in [
+            ("entrypoint", true),
+            ("router", true),
+            ("service", true),
+            ("variant", false),
+        ] {
+            let name = format!("gantry_{scope}_requests_total{{");
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with(&name)).collect();
+            let sum: u64 = lines
+                .iter()
+                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+                .sum();
+            assert_eq!(sum, 300, "{scope}");
+            assert!(lines.iter().all(|line| line.contains("site=") == labelled), "{scope}");
+        }
+        assert_eq!(text.matches("# TYPE gantry_service_requests_total ").count(), 1);
+        let duration = "gantry_service_request_duration_seconds_count{code=\"200\",method=\"GET\",protocol=\"http\",service=\"s\"} 300\n";
+        assert!(text.contains(duration), "{text}");
+    }
 }
