@@ -183,3 +183,8 @@ fn distance(a: [f64; 3], b: [f64; 3]) -> f64 {
     let square = |axis: usize| (a[axis] - b[axis]).powi(2);
     (square(0) + square(1) + square(2)).sqrt()
 }
+
+#[cfg(test)]
+mod against_numpy;
+#[cfg(test)]
+mod tests;

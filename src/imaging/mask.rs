@@ -12,9 +12,13 @@ use super::nifti::{self, DataType, Geometry, Header};
 /// largest atlas (`aparc.a2009s+aseg`) has fewer than 200.
 pub const MAX_LABELS: usize = 255;
 
-/// How far a scaled or floating-point voxel may be from a whole number: what `scl_slope` in single precision and a
-/// scaled integer's rounding leave, and far less than any probability map keeps to.
+/// How far a voxel may be from a whole number: what arithmetic in single precision leaves, and far less than any
+/// probability map keeps to.
 const WHOLE: f64 = 1e-3;
+
+/// How much further it may be where a writer rounded it to a multiple of `scl_slope` (half of that, as labels fall
+/// between), at most; with coarser steps nobody knows which label was meant.
+const ROUNDED: f64 = 0.05;
 
 /// Why a file is no mask. The text is meant for the person who sent the file.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +56,7 @@ impl Mask {
     /// Reads a mask from a `.nii` or `.nii.gz` file, within the limits of [`nifti::decode`].
     ///
     /// Takes integers of all widths, and floats; scaling (`scl_slope`, `scl_inter`) is applied. Every value must then be
-    /// a whole number, give or take 0.001. Inflating and decoding are CPU-bound: some milliseconds a million voxels.
+    /// a whole number, give or take 0.001, and half of `scl_slope` (at most 0.05) where integers are scaled. Inflating and decoding are CPU-bound: some milliseconds a million voxels.
     ///
     /// # Errors
     /// [`MaskError`], whatever the bytes are.
@@ -143,6 +147,7 @@ fn append(header: &Header, bytes: &[u8], palette: &mut Palette, voxels: &mut Vec
     let mut labels = Labels {
         size: header.geometry.size,
         scale: header.scale.filter(|&scale| scale != (1.0, 0.0)),
+        tolerance: WHOLE,
         palette,
         voxels,
     };
@@ -165,13 +170,15 @@ fn append(header: &Header, bytes: &[u8], palette: &mut Palette, voxels: &mut Vec
 struct Labels<'a> {
     size: [usize; 3],
     scale: Option<(f64, f64)>,
+    tolerance: f64,
     palette: &'a mut Palette,
     voxels: &'a mut Vec<u8>,
 }
 
 impl Labels<'_> {
     fn whole(&mut self, values: impl ExactSizeIterator<Item = i64>) -> Result<(), MaskError> {
-        if self.scale.is_some() {
+        if let Some((slope, _)) = self.scale {
+            self.tolerance += (slope.abs() / 2.0).min(ROUNDED);
             return self.scaled(values.map(|value| value as f64));
         }
         self.voxels.reserve(values.len());
@@ -191,7 +198,7 @@ impl Labels<'_> {
             let value = value * slope + inter;
             let label = value.round();
             // False for NaN, too.
-            let is_label = (value - label).abs() <= WHOLE && label.abs() <= EXACT;
+            let is_label = (value - label).abs() <= self.tolerance && label.abs() <= EXACT;
             if !is_label {
                 return Err(self.no_label(value));
             }
@@ -211,3 +218,6 @@ impl Labels<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
