@@ -8,6 +8,7 @@
 //! [`MAX_COUNTED`] is refused.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use flate2::bufread::GzDecoder;
 
@@ -129,7 +130,7 @@ fn by_dimensions(header: &[u8]) -> Result<u64, NoCount> {
         [0, 0, 2, 0x1c] => (ByteOrder::Big, true),
         _ => return Err(NoCount::Unknown),
     };
-    let part = |range| header.get::<std::ops::Range<usize>>(range).ok_or(NoCount::Cut);
+    let part = |range| header.get::<Range<usize>>(range).ok_or(NoCount::Cut);
     let (dim, is_single_file): ([i64; 8], bool) = if second {
         let dim = part(16..80)?;
         let extent = |i| i64::from_le_bytes(order.take(dim, 8 * i));

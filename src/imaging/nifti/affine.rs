@@ -13,7 +13,7 @@ impl Geometry {
         let mut affine = if self.sform_code > 0 {
             self.sform.map(|row| row.map(f64::from))
         } else if self.qform_code > 0 {
-            self.from_quaternion()
+            self.turned_by_quaternion()
         } else {
             let [x, y, z] = self.steps();
             [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]]
@@ -41,7 +41,7 @@ impl Geometry {
 
     /// Method 2: a rotation by the unit quaternion (a, b, c, d), of which a is implied, and `pixdim[0]` (qfac) turning
     /// the third axis where it is negative.
-    fn from_quaternion(&self) -> [[f64; 4]; 3] {
+    fn turned_by_quaternion(&self) -> [[f64; 4]; 3] {
         let [mut b, mut c, mut d, x, y, z] = self.qform.map(f64::from);
         let rest = 1.0 - (b * b + c * c + d * d);
         let a = if rest < 1e-7 {

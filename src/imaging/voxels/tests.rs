@@ -166,7 +166,7 @@ fn of_gzip_only_what_the_header_needs_is_inflated() {
     }
     assert!(needs.is_some_and(|needs| needs < 1_024), "{needs:?}");
     // Damage behind the header is another's business, before it nobody knows.
-    let mut damaged = zipped.clone();
+    let mut damaged = zipped;
     damaged[12..20].fill(0xff);
     assert_eq!(voxels_in(&damaged), None);
     assert_eq!(count_in_body(None, &gzip(&mni()[..300])), Err(NoCount::Unknown));
