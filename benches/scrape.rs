@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use gantry::observe::metrics::{
-    Encoding, Format, MethodLabel, Metrics, MetricsOptions, ProtocolLabel, RequestDone, ServiceSeries, WorkerMetrics,
+    Encoding, Format, HeaderValues, MethodLabel, Metrics, MetricsOptions, ProtocolLabel, RequestDone, ServiceSeries,
+    WorkerMetrics,
 };
 use http::Method;
 
@@ -19,11 +20,13 @@ const SERVICES: usize = 250;
 const CODES: [u16; 4] = [200, 404, 499, 503];
 const WORKERS: usize = 4;
 
-fn done(service: ServiceSeries, code: u16, micros: u64) -> RequestDone {
+fn done(service: ServiceSeries, code: u16, micros: u64) -> RequestDone<'static> {
     RequestDone {
         entry_point: None,
         router: None,
         service: Some(service),
+        variants: &[],
+        headers: HeaderValues::default(),
         code,
         method: MethodLabel::of(&Method::POST),
         protocol: ProtocolLabel::Http,

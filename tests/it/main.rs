@@ -25,6 +25,7 @@ mod ratelimit;
 mod reload;
 mod routing;
 mod scrape;
+mod series;
 mod tls;
 mod websocket;
 mod wire;

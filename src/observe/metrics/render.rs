@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM};
+use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, event};
 use super::encode::{Encoder, Family, Format, Labels as Text};
+use super::gateway;
 use super::labels::Key;
 use super::registry::Labels;
 use super::sum::{Sums, Words};
@@ -11,7 +12,10 @@ use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
 
 /// What Traefik does not have stands under Gantry's own name whatever the prefix: with `traefik`, exactly Traefik's series
 /// are there, and none that a later Traefik may give another meaning.
-const OWN: &str = "gantry_";
+pub(super) const OWN: &str = "gantry_";
+
+/// The children of weighted services.
+const VARIANT: &str = "variant_";
 
 impl Metrics {
     /// The series in a format. It takes milliseconds where there are many: call it on a blocking thread.
@@ -20,7 +24,8 @@ impl Metrics {
         let prefix = format!("{}_", self.options.prefix);
         self.render_single(&mut encoder, &prefix);
         self.render_scopes(&mut encoder, &prefix, now);
-        self.render_servers(&mut encoder, &prefix);
+        self.render_workers(&mut encoder);
+        self.render_feedback(&mut encoder);
         let models = lock(&self.models).read(now);
         render_model::render(&mut encoder, &models);
         self.process.encode(&mut encoder);
@@ -34,15 +39,22 @@ impl Metrics {
         let entry_points = cells.sums(&scopes, format, |labels| matches!(labels, Labels::EntryPoint(_)));
         let routers = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Router { .. }));
         let services = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Service(_)));
+        let variants = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Variant { .. }));
         drop(cells);
         self.render_scope(encoder, &format!("{prefix}entrypoint_"), &entry_points);
         render_connections(encoder, prefix, &entry_points);
+        gateway::render_handshakes(encoder, &entry_points);
         self.render_scope(encoder, &format!("{prefix}router_"), &routers);
         self.render_scope(encoder, &format!("{prefix}service_"), &services);
         encoder.family(prefix, single::RETRIES);
         for (labels, words) in &services.events {
-            encoder.count(&with_scope(Text::default(), labels), words[0]);
+            encoder.count(&with_scope(Text::default(), labels), words[event::RETRY]);
         }
+        gateway::render_dialled(encoder, &services);
+        self.render_servers(encoder, prefix);
+        self.render_own_servers(encoder);
+        self.render_scope(encoder, &format!("{OWN}{VARIANT}"), &variants);
+        gateway::render_weights(encoder, scopes.weights());
     }
 
     fn render_single(&self, encoder: &mut Encoder, prefix: &str) {
@@ -60,6 +72,7 @@ impl Metrics {
         encoder.family(prefix, single::RELOADS);
         encoder.count(&Text::default(), reloads.applied);
         drop(reloads);
+        self.render_reloads(encoder);
         encoder.family(prefix, single::CERTIFICATES);
         for certificate in lock(&self.certificates).iter() {
             let labels = Text::default().with("cn", &certificate.cn);
@@ -84,7 +97,11 @@ impl Metrics {
                 encoder.count(labels, value(&requests.words));
             }
         };
-        counters(scoped::REQUESTS, &count);
+        // A variant has no header labels.
+        let is_headed = !self.shared.header_labels.is_empty() && !prefix.ends_with(VARIANT);
+        if !is_headed {
+            counters(scoped::REQUESTS, &count);
+        }
         counters(scoped::REQUEST_BYTES, &|words| words[BYTES_IN]);
         counters(scoped::RESPONSE_BYTES, &|words| words[BYTES_OUT]);
         encoder.family(prefix, scoped::DURATION);
@@ -92,6 +109,7 @@ impl Metrics {
             let sum = requests.words[SUM] as f64 / 1e9;
             encoder.histogram(labels, &self.bounds, &requests.words[BUCKETS..], sum, &requests.native);
         }
+        self.render_headed(encoder, prefix, sums);
         encoder.family(prefix, scoped::REQUESTS_TLS);
         for (scope, tls, words) in &sums.tls {
             let labels = with_scope(Text::default(), scope);
@@ -102,9 +120,25 @@ impl Metrics {
         }
     }
 
+    /// The requests where header labels tell them apart further.
+    fn render_headed(&self, encoder: &mut Encoder, prefix: &str, sums: &Sums<'_>) {
+        if sums.headed.is_empty() {
+            return;
+        }
+        encoder.family(prefix, scoped::REQUESTS);
+        let texts = self.shared.header_labels.texts();
+        for (scope, key, set, words) in &sums.headed {
+            let labels = texts.get(set).into_iter().flatten();
+            let labels = labels.fold(request_labels(scope, *key), |text, (label, value)| {
+                text.with(label, value)
+            });
+            encoder.count(&labels, words[0]);
+        }
+    }
+
     fn render_servers(&self, encoder: &mut Encoder, prefix: &str) {
         encoder.family(prefix, single::SERVER_UP);
-        for ((service, url), gauge) in lock(&self.servers).iter() {
+        for ((service, url), gauge) in &lock(&self.servers).up {
             encoder.sample(&Text::default().with("service", service).with("url", url), gauge.get());
         }
     }
@@ -112,23 +146,20 @@ impl Metrics {
 
 /// Labels in alphabetical order, as Prometheus' own clients write them.
 fn request_labels(scope: &Labels, key: Key) -> Text {
-    let code = key.code();
-    let text = Text::default().with("code", itoa::Buffer::new().format(code));
-    let rest = |text: Text| {
-        text.with("method", key.method().as_str())
-            .with("protocol", key.protocol().as_str())
-    };
+    let text = Text::default().with("code", key.code(&mut itoa::Buffer::new()));
+    let rest = |text: Text| text.with("method", key.method()).with("protocol", key.protocol());
     match scope {
         Labels::EntryPoint(_) => rest(with_scope(text, scope)),
-        Labels::Router { .. } | Labels::Service(_) => with_scope(rest(text), scope),
+        Labels::Router { .. } | Labels::Service(_) | Labels::Variant { .. } => with_scope(rest(text), scope),
     }
 }
 
-fn with_scope(text: Text, scope: &Labels) -> Text {
+pub(super) fn with_scope(text: Text, scope: &Labels) -> Text {
     match scope {
         Labels::EntryPoint(name) => text.with("entrypoint", name),
         Labels::Router { router, service } => text.with("router", router).with("service", service),
         Labels::Service(service) => text.with("service", service),
+        Labels::Variant { service, variant } => text.with("service", service).with("variant", variant),
     }
 }
 
@@ -137,7 +168,7 @@ fn render_connections(encoder: &mut Encoder, prefix: &str, entry_points: &Sums<'
     for (scope, words) in &entry_points.events {
         let labels = with_scope(Text::default(), scope).with("protocol", "TCP");
         // The opening may not be visible yet where the closing, on another worker, is.
-        encoder.count(&labels, words[0].saturating_sub(words[1]));
+        encoder.count(&labels, words[event::OPENED].saturating_sub(words[event::CLOSED]));
     }
 }
 
@@ -151,8 +182,8 @@ mod tests {
 
     use super::super::protobuf::tests::{Value, decode};
     use super::super::{
-        AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, Quality, RequestDone,
-        TlsLabels, negotiate,
+        AccuracySource, CertificateLabels, HeaderValues, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel,
+        Quality, RequestDone, TlsLabels, negotiate,
     };
     use super::*;
 
@@ -165,14 +196,21 @@ mod tests {
         let metrics = Metrics::new(options);
         let worker = metrics.worker();
         let now = Instant::now();
+        metrics.reload_took(Duration::from_millis(3));
+        metrics.feedback(super::super::FeedbackResult::Accepted);
+        worker.handshake(metrics.entry_point("web"), true);
         for service in ["s1@file", "s\"2\\@file"] {
             let handle = metrics.service(service);
+            let variants = [metrics.variant("w@file", service, 1)];
+            metrics.probes(service, "http://127.0.0.1:1").count(true);
             worker.retry(handle);
             for code in [200, 404, 503] {
                 worker.request(&RequestDone {
                     entry_point: Some(metrics.entry_point("web")),
                     router: Some(metrics.router("r@file", service)),
                     service: Some(handle),
+                    variants: &variants,
+                    headers: HeaderValues::default(),
                     code,
                     method: MethodLabel::of(&Method::GET),
                     protocol: ProtocolLabel::Http,
@@ -203,6 +241,7 @@ mod tests {
         }
         worker.connection_opened(metrics.entry_point("web"));
         metrics.reload(true, SystemTime::now());
+        metrics.next_generation(now);
         let certificate = CertificateLabels {
             cn: "a.test".to_owned(),
             serial: "1".to_owned(),
@@ -258,16 +297,31 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert_eq!(text.matches("traefik_tls_certs_not_after{").count(), 1);
-        let own = [
-            "gantry_access_log_dropped_lines",
-            "gantry_build_info",
-            "gantry_config_last_reload_successful",
-        ];
-        let others = text.lines().filter(|line| line.contains("gantry_"));
-        let others: Vec<_> = others
-            .filter(|line| !own.iter().any(|name| line.contains(name)))
-            .collect();
-        assert!(others.is_empty(), "{others:?}");
+        let own = text.lines().filter_map(|line| line.strip_prefix("# TYPE gantry_"));
+        let own: Vec<_> = own.filter_map(|line| Some(line.split_once(' ')?.0)).collect();
+        assert_eq!(
+            own,
+            [
+                "access_log_dropped_lines_total",
+                "build_info",
+                "config_last_reload_successful",
+                "config_reload_duration_seconds",
+                "config_reload_failures_total",
+                "tls_handshakes_total",
+                "service_connection_failures_total",
+                "service_connections_opened_total",
+                "service_connections_reused_total",
+                "service_server_probes_total",
+                "variant_requests_total",
+                "variant_requests_bytes_total",
+                "variant_responses_bytes_total",
+                "variant_request_duration_seconds",
+                "variant_weight",
+                "metrics_overflow_total",
+                "upstream_connections_idle",
+                "feedback_requests_total",
+            ]
+        );
     }
 
     /// Quotes, backslashes, line ends, other control characters, and what is left of bytes that are no UTF-8.
@@ -294,6 +348,8 @@ mod tests {
             entry_point: None,
             router: None,
             service,
+            variants: &[],
+            headers: HeaderValues::default(),
             code: 200,
             method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::Http,

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cells::{Published, ScopeId, Series};
+use super::header_labels::HeaderSet;
 use super::labels::{Key, TlsLabels};
 use super::native::NativeHistogram;
-use super::registry::Labels;
+use super::registry::{Labels, Weights};
 use super::{Format, Metrics, lock};
 
 /// Every cell that was ever published, as long as its scope exists, with the scope's place in the order of the labels.
@@ -32,6 +33,7 @@ pub(super) struct Requests<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Sums<'a> {
     pub(super) requests: Vec<Requests<'a>>,
+    pub(super) headed: Vec<(&'a Labels, Key, HeaderSet, Words)>,
     pub(super) tls: Vec<(&'a Labels, TlsLabels, Words)>,
     pub(super) events: Vec<(&'a Labels, Words)>,
 }
@@ -42,18 +44,23 @@ pub(super) struct Scopes {
     sorted: Vec<(Labels, ScopeId)>,
     /// By the index of a scope's place.
     ranks: Vec<Option<(ScopeId, u32)>>,
+    weights: Weights,
 }
 
 impl Scopes {
-    fn new(scopes: impl Iterator<Item = (ScopeId, Labels)>) -> Self {
-        let mut sorted: Vec<_> = scopes.map(|(id, labels)| (labels, id)).collect();
+    fn new(mut sorted: Vec<(Labels, ScopeId)>, weights: Weights) -> Self {
         sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let places = sorted.iter().map(|(_, id)| id.index as usize + 1).max().unwrap_or(0);
         let mut ranks = vec![None; places];
         for (rank, (_, id)) in sorted.iter().enumerate() {
             ranks[id.index as usize] = Some((*id, rank as u32));
         }
-        Self { sorted, ranks }
+        Self { sorted, ranks, weights }
+    }
+
+    /// The weights of variants.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// `None` for a scope that is no more.
@@ -68,15 +75,17 @@ impl Metrics {
     pub(super) fn collect(&self, cells: &mut Cells, now: Instant) -> Scopes {
         let cells = &mut cells.0;
         for worker in lock(&self.workers).iter() {
-            let new = std::mem::take(&mut *lock(worker));
+            let new = std::mem::take(&mut *lock(&worker.blocks));
             cells.extend(new.into_iter().map(|published| (0, published)));
         }
         // After the cells: a scope is known before anything counts in it.
         let mut registry = lock(&self.registry);
         registry.sweep(now);
-        let copies: Vec<_> = registry.scopes().map(|(id, labels)| (id, labels.clone())).collect();
+        self.shared.caps.retain(|id| registry.labels(id).is_some());
+        let copies = registry.scopes().map(|(id, labels)| (labels.clone(), id)).collect();
+        let weights = registry.weights().clone();
         drop(registry);
-        let scopes = Scopes::new(copies.into_iter());
+        let scopes = Scopes::new(copies, weights);
         cells.retain_mut(|(rank, published)| {
             let known = scopes.rank(published.id);
             *rank = known.unwrap_or(0);
@@ -108,6 +117,7 @@ impl Cells {
                     words,
                     native: native(group, format),
                 }),
+                Series::Headed(key, set) => sums.headed.push((labels, key, set, words)),
                 Series::Tls(tls) => sums.tls.push((labels, tls, words)),
                 Series::Events => sums.events.push((labels, words)),
             }
