@@ -1,5 +1,11 @@
 //! What makes a service a *model*: its series, and accuracy with its provenance.
 
+pub mod json;
+pub mod multipart;
+pub mod parameters;
+pub mod request_id;
+pub mod server_timing;
+
 use std::time::Instant;
 
 use ::http::{HeaderMap, HeaderName};
