@@ -181,7 +181,7 @@ mod tests {
     fn finds_what_rfc_6901_says() {
         // Section 5 of the RFC, with numbers for values.
         let text =
-            r#"{"foo": [7, 8], "": 0, "a/b": 1, "c%d": 2, "e^f": 3, "g|h": 4, "i\j": 5, "k"l": 6, " ": 7, "m~n": 8}"#;
+            r#"{"foo": [7, 8], "": 0, "a/b": 1, "c%d": 2, "e^f": 3, "g|h": 4, "i\\j": 5, "k\"l": 6, " ": 7, "m~n": 8}"#;
         for (pointer, number) in [
             ("/foo/0", 7.0),
             ("/foo/1", 8.0),
