@@ -1,5 +1,9 @@
 //! What makes a service a *model*: its series, and accuracy with its provenance.
 
+pub mod feedback;
+pub mod masks;
+pub mod version;
+
 use std::time::Instant;
 
 use ::http::{HeaderMap, HeaderName};
