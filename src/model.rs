@@ -1,11 +1,14 @@
 //! What makes a service a *model*: its series, and accuracy with its provenance.
 
+pub mod feedback;
 pub mod json;
+pub mod masks;
 pub mod multipart;
 pub mod parameters;
 pub mod request_id;
 pub mod server_timing;
 pub mod source;
+pub mod version;
 
 use std::sync::Arc;
 use std::time::Instant;
