@@ -90,6 +90,8 @@ pub struct Exchange {
     pub protocol: ProtocolLabel,
     /// A running inference, for the `model_*` series.
     pub model_run: Option<ModelRun>,
+    /// The id that a request to a model was given.
+    pub request_id: Option<uuid::Uuid>,
     /// The client understands interim answers, and can be sent them: it speaks HTTP/1.1.
     pub takes_interim: bool,
     /// The connection is busy with it.
@@ -136,6 +138,7 @@ impl Exchange {
             method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::default(),
             model_run: None,
+            request_id: None,
             takes_interim: false,
             active: None,
             in_flight: None,
