@@ -265,3 +265,6 @@ impl Body for Watched {
         self.inner.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -339,4 +339,63 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, ZlibEncoder};
+
+    use super::*;
+
+    #[test]
+    fn codings() {
+        for (field, coding) in [
+            (None, Coding::Plain),
+            (Some(" Identity"), Coding::Plain),
+            (Some("GZIP"), Coding::Gzip),
+            (Some("x-gzip"), Coding::Gzip),
+            (Some("deflate"), Coding::Deflate),
+            (Some("br"), Coding::Other),
+            (Some("gzip, gzip"), Coding::Other),
+        ] {
+            assert_eq!(Coding::of(field), coding, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn json_by_its_type() {
+        for kind in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/fhir+json",
+        ] {
+            assert!(is_json(kind), "{kind}");
+        }
+        for kind in [
+            "",
+            "application/octet-stream",
+            "application/jsonp",
+            "text/plain; x=application/json",
+        ] {
+            assert!(!is_json(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn deflate_with_and_without_its_frame() {
+        let text = vec![b'x'; 1000];
+        let mut framed = ZlibEncoder::new(Vec::new(), Compression::default());
+        framed.write_all(&text).expect("memory");
+        let framed = framed.finish().expect("memory");
+        let mut bare = DeflateEncoder::new(Vec::new(), Compression::default());
+        bare.write_all(&text).expect("memory");
+        let bare = bare.finish().expect("memory");
+        assert!(is_zlib(&framed) && !is_zlib(&bare) && !is_zlib(&[0x78]));
+        assert_eq!(inflate(ZlibDecoder::new(framed.as_slice()), 1000).as_ref(), Ok(&text));
+        assert_eq!(inflate(DeflateDecoder::new(bare.as_slice()), 1000).as_ref(), Ok(&text));
+        let reader = || ZlibDecoder::new(framed.as_slice());
+        assert_eq!(inflate(reader(), 999), Err(Rejection::TooLarge));
+        let cut = ZlibDecoder::new(&framed[..framed.len() - 5]);
+        assert_eq!(inflate(cut, 1000), Err(Rejection::Malformed));
+    }
+}

@@ -143,3 +143,90 @@ impl Body for Watched {
         self.inner.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::http::HeaderValue;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::imaging::nifti::{Geometry, Voxels, encode};
+    use crate::observe::metrics::{Format, Metrics, MetricsOptions};
+
+    /// A body of pieces.
+    struct Pieces(Vec<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0.iter().map(Bytes::len).sum::<usize>() as u64)
+        }
+    }
+
+    /// `model_voxels_total` after a request with this body, which has to come through as it is.
+    async fn counted(body: &[u8], size: usize, answered_first: bool) -> Option<u64> {
+        let metrics = Metrics::new(MetricsOptions::default());
+        let series = metrics.model("m", "1", "s@file");
+        let pieces = body.chunks(size).rev().map(Bytes::copy_from_slice).collect();
+        let mut sent = RequestBody::boxed(Pieces(pieces));
+        let headers = HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        )]);
+        let count = watch(&headers, &mut sent, &series).expect("a body");
+        assert_eq!(sent.size_hint().exact(), Some(body.len() as u64));
+        if answered_first {
+            count.answered();
+        }
+        assert_eq!(sent.collect().await.expect("a body").to_bytes(), body);
+        if !answered_first {
+            count.answered();
+        }
+        told(&metrics)
+    }
+
+    fn told(metrics: &Metrics) -> Option<u64> {
+        let text = String::from_utf8(metrics.render(Format::Text004, std::time::Instant::now())).expect("text");
+        let mut lines = text.lines().filter(|line| line.starts_with("model_voxels_total{"));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse().ok())
+    }
+
+    fn volume(gzip: bool) -> Vec<u8> {
+        let voxels: Vec<u8> = (0..20 * 30 * 40_u32).map(|i| (i % 251) as u8).collect();
+        let geometry = Geometry::centred([20, 30, 40], [1.0; 3]);
+        encode(&geometry, "test", Voxels::Uint8(&voxels), gzip).expect("memory")
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_counted_however_it_is_cut() {
+        for gzip in [false, true] {
+            let body = volume(gzip);
+            for size in [1, 7, 347, 348, 1000, body.len()] {
+                for first in [false, true] {
+                    assert_eq!(counted(&body, size, first).await, Some(24_000), "{gzip} {size} {first}");
+                }
+            }
+        }
+        assert_eq!(counted(&vec![b'x'; 200_000], 1000, true).await, None);
+        assert_eq!(counted(&volume(false)[..300], 100, true).await, None);
+    }
+
+    #[test]
+    fn a_body_at_hand_is_looked_at_once_and_only_an_answer_counts() {
+        let metrics = Metrics::new(MetricsOptions::default());
+        let series = metrics.model("m", "1", "s@file");
+        let mut body = RequestBody::Full(volume(true).into());
+        let count = watch(&HeaderMap::new(), &mut body, &series).expect("a body");
+        assert!(matches!(body, RequestBody::Full(_)));
+        assert_eq!(told(&metrics), None);
+        count.answered();
+        assert_eq!(told(&metrics), Some(24_000));
+        assert!(watch(&HeaderMap::new(), &mut RequestBody::Empty, &series).is_none());
+    }
+}
