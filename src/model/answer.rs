@@ -141,22 +141,17 @@ impl Watch {
         };
         let is_json = content_type.is_some_and(is_json);
         let scanner = scanner.filter(|_| coding == Coding::Plain);
-        let mut mask = match &plan.recorder {
-            Some(recorder) if scanner.is_some() => Some(MaskTap::new(recorder, id, None)),
+        let recorder = plan.recorder.as_ref().filter(|recorder| recorder.masks().is_some());
+        let mask = recorder.and_then(|recorder| match coding {
+            Coding::Plain if scanner.is_some() => Some(MaskTap::new(recorder, id, None)),
             // A volume that is compressed for the way is a `.nii.gz` to whoever reads it later.
-            Some(recorder) if !is_json && [Coding::Plain, Coding::Gzip].contains(&coding) => {
-                Some(MaskTap::new(recorder, id, length))
+            Coding::Plain | Coding::Gzip if !is_json => {
+                let mut whole = MaskTap::new(recorder, id, length);
+                whole.begin(content_type);
+                Some(whole)
             }
             _ => None,
-        };
-        mask = mask.filter(|_| {
-            plan.recorder
-                .as_ref()
-                .is_some_and(|recorder| recorder.masks().is_some())
         });
-        if let Some(mask) = mask.as_mut().filter(|_| scanner.is_none()) {
-            mask.begin(content_type);
-        }
         let trailers = plan.reads_trailers() || plan.server_timing.is_some();
         let anything = trailers || report.is_some() || mask.is_some();
         anything.then(|| Self {

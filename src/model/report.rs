@@ -189,7 +189,7 @@ fn read_multipart(plan: &ModelPlan, sources: &[usize], content_type: &str, text:
     let Some(mut scanner) = Scanner::for_type(content_type) else {
         return sources.iter().for_each(|_| plan.reject(Rejection::Malformed));
     };
-    let mut report = Report::of_parts(plan, sources.to_vec());
+    let mut report = Report::of_parts(sources.to_vec());
     scanner.push(
         &text.into(),
         &mut Collecting {
@@ -256,10 +256,10 @@ impl Report {
     #[must_use]
     pub fn of_multipart(plan: &ModelPlan) -> Option<Self> {
         let sources: Vec<usize> = json_sources(plan).map(|(place, ..)| place).collect();
-        (!sources.is_empty()).then(|| Self::of_parts(plan, sources))
+        (!sources.is_empty()).then(|| Self::of_parts(sources))
     }
 
-    fn of_parts(_: &ModelPlan, wanting: Vec<usize>) -> Self {
+    fn of_parts(wanting: Vec<usize>) -> Self {
         Self {
             wanting,
             texts: Vec::new(),

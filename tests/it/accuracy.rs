@@ -122,7 +122,7 @@ fn json_bodies_are_samples_in_every_form() {
     answer(backend::Form::Length, "", vec![b' '; 5000]);
     gateway.get("/").send().assert_status(200);
     assert_eventually!(rejected(&gateway, "too_large") == Some(2.0));
-    answer(backend::Form::Length, "br", text.clone());
+    answer(backend::Form::Length, "br", text);
     gateway.get("/").send().assert_status(200);
     assert_eventually!(rejected(&gateway, "encoding") == Some(1.0));
     answer(backend::Form::Length, "", b"{}".to_vec());
@@ -389,11 +389,7 @@ fn voxels_of_requests_are_counted_where_the_model_answers() {
     gateway.reload(&format!(
         "{buffered}  middlewares: {{b: {{buffering: {{memRequestBodyBytes: 65536}}}}}}\n"
     ));
-    gateway
-        .request("POST", "/")
-        .chunked(plain.clone())
-        .send()
-        .assert_status(200);
+    gateway.request("POST", "/").chunked(plain).send().assert_status(200);
     assert_eventually!(voxels() == Some(24_000.0));
     let long = [volume(), vec![0; 200_000]].concat();
     gateway
