@@ -215,7 +215,7 @@ impl Builder<'_> {
             .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
         let health_check = settings.health_check.as_ref().map(HealthPlan::new);
-        let model = ModelPlan::new(service, &full, &self.context.metrics);
+        let model = ModelPlan::new(service, &full, &self.context.metrics).map(Arc::new);
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
             sticky: settings
