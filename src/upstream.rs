@@ -14,6 +14,7 @@ pub mod http1_head;
 pub mod http2;
 pub mod pool;
 pub mod pump;
+pub mod scrape;
 pub mod stream;
 pub mod transport;
 pub mod upgrade;

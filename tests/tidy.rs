@@ -48,6 +48,9 @@ const LAYERS: &[(&str, &str)] = &[
     ("service", "units diag observe config runtime tls compile listen http model upstream admin"),
     ("upstream", "units diag observe config runtime tls listen http service model"),
     // L5: the program
+    // Lists the servers of a snapshot, and asks them.
+    ("admin/sd", "units diag observe config compile http service"),
+    ("admin/federate", "units diag observe config rule compile http service upstream"),
     ("admin", "units diag observe config rule compile runtime http"),
     ("gateway", "units diag observe config rule provider compile runtime tls listen http router middleware service \
                  upstream model admin"),

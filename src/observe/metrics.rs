@@ -19,6 +19,7 @@ pub mod process;
 mod registry;
 mod render;
 mod render_model;
+mod servers;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use cells::{EntryPointSeries, RequestDone, RouterSeries, ServiceSeries, Work
 pub use encode::{Format, negotiate};
 pub use labels::{MethodLabel, ProtocolLabel, TlsLabels};
 pub use model::{AccuracySource, Dropped, FeedbackKind, ModelDone, ModelRun, ModelSeries, Quality, Rejection};
+pub use servers::ScrapeError;
 
 use cells::Published;
 use encode::{Family, Kind};
