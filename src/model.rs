@@ -1,5 +1,6 @@
 //! What makes a service a *model*: its series, and accuracy with its provenance.
 
+pub mod scrape;
 pub mod source;
 
 use std::sync::Arc;

@@ -43,6 +43,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("router", "units diag observe config rule runtime compile listen http"),
     // A chain ends in a service.
     ("middleware", "units diag observe config runtime compile listen http router service"),
+    // The scrapes of accuracy run beside the data plane: they ask the servers of a balancer.
+    ("model/scrape", "units diag observe service upstream"),
     ("model", "units diag observe config runtime http"),
     // A load balancer hands the request on to `upstream/forward`; `ping@internal` and `prometheus@internal` end in `admin`.
     ("service", "units diag observe config runtime tls compile listen http model upstream admin"),

@@ -268,7 +268,7 @@ impl Wanted {
         }
         let selectors: Result<_, _> = selectors.iter().map(|text| Selector::parse(text)).collect();
         Ok(Self {
-            selectors: selectors.map_err(|e| format!("match[]: {e}"))?,
+            selectors: selectors.map_err(|e| format!("match[]: {e}; write it as name{{label=\"value\"}}"))?,
             services: all("service"),
             models: all("model"),
         })

@@ -29,7 +29,7 @@ enum Matcher {
 
 /// Why a selector was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{selector}` is no selector: {message}; write it as name{{label=\"value\"}}")]
+#[error("`{selector}` is no selector: {message}")]
 pub struct SelectorError {
     selector: String,
     message: String,
