@@ -14,6 +14,7 @@ mod harness;
 mod auth;
 mod balancing;
 mod cli;
+mod discovery;
 mod drain;
 mod errors;
 mod forwarding;
