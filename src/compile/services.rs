@@ -326,19 +326,22 @@ impl Builder<'_> {
             let Ok(service) = self.service(&key) else {
                 return self.fail(spoilt(at, &child.name));
             };
-            if child.weight > 0 {
-                // Cookies carry the name as the file writes it, as Traefik's do.
-                let name = child.name.clone();
-                children.push((
-                    child.weight,
-                    Child {
-                        sticky: value_of(&name),
-                        name,
-                        service,
-                    },
-                ));
-            }
+            children.push((child.weight.max(0), qualified(&key), child.name.clone(), service));
         }
+        // Only now is it certain that the service is served: its series must not tell of one that is not.
+        let children = children.into_iter().filter_map(|(weight, variant, name, service)| {
+            let series = self.context.metrics.variant(&full, &variant, weight);
+            // Cookies carry the name as the file writes it, as Traefik's do.
+            let sticky = value_of(&name);
+            let child = Child {
+                name,
+                sticky,
+                service,
+                series,
+            };
+            (weight > 0).then_some((weight, child))
+        });
+        let children: Vec<(i64, Child)> = children.collect();
         if children.is_empty() {
             let warning = Diagnostic::warning(format!("{path}.weighted.services"), "the weights sum to 0");
             self.diagnostics

@@ -130,11 +130,13 @@ impl Check {
     async fn run(self) {
         let dns = Dns::default();
         let gauge = self.metrics.server_up(&self.service, &self.server.url);
+        let probes = self.metrics.probes(&self.service, &self.server.url);
         let settings = &self.plan.settings;
         tokio::time::sleep(settings.interval.min(Duration::from_secs(10)).mul_f64(fastrand::f64()) / JITTER).await;
         loop {
             let result = timeout(settings.timeout, self.probe(&dns)).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {:?}", settings.timeout)));
+            probes.count(result.is_ok());
             let up = self.judge(&result);
             gauge.set(if up { 1.0 } else { 0.0 });
             let pause = if up {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use ::http::HeaderValue;
 
+use crate::observe::metrics::ServerLoad;
 use crate::upstream::transport::Transport;
 
 /// The scheme of a server's URL.
@@ -79,6 +80,12 @@ impl ServerState {
     pub fn start(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
+    }
+}
+
+impl ServerLoad for ServerState {
+    fn in_flight(&self) -> usize {
+        self.in_flight()
     }
 }
 

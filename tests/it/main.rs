@@ -25,6 +25,7 @@ mod metrics;
 mod ratelimit;
 mod reload;
 mod routing;
+mod series;
 mod tls;
 mod websocket;
 mod wire;

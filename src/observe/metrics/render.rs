@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, ScopeId, Series};
+use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, ScopeId, Series, event};
 use super::encode::{Encoder, Family, Format, Labels as Text};
+use super::gateway;
+use super::header_labels::HeaderSet;
 use super::labels::{Key, TlsLabels};
 use super::registry::{Labels, Registry};
 use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
@@ -15,15 +17,19 @@ type Words = Vec<u64>;
 
 /// The sums of one kind of scope, sorted.
 #[derive(Default)]
-struct Sums<'a> {
+pub(super) struct Sums<'a> {
     requests: Vec<(&'a Labels, Key, Words)>,
+    headed: Vec<(&'a Labels, Key, HeaderSet, Words)>,
     tls: Vec<(&'a Labels, TlsLabels, Words)>,
-    events: Vec<(&'a Labels, Words)>,
+    pub(super) events: Vec<(&'a Labels, Words)>,
 }
 
 /// What Traefik does not have stands under Gantry's own name whatever the prefix: with `traefik`, exactly Traefik's series
 /// are there, and none that a later Traefik may give another meaning.
-const OWN: &str = "gantry_";
+pub(super) const OWN: &str = "gantry_";
+
+/// The children of weighted services.
+const VARIANT: &str = "variant_";
 
 impl Metrics {
     /// The answer to a scrape. Call it on the control thread.
@@ -40,13 +46,21 @@ impl Metrics {
         let services = sums(&totals, registry, |labels| matches!(labels, Labels::Service(_)));
         self.render_scope(&mut encoder, &format!("{prefix}entrypoint_"), &entry_points);
         render_connections(&mut encoder, &prefix, &entry_points);
+        gateway::render_handshakes(&mut encoder, &entry_points);
         self.render_scope(&mut encoder, &format!("{prefix}router_"), &routers);
         self.render_scope(&mut encoder, &format!("{prefix}service_"), &services);
         encoder.family(&prefix, single::RETRIES);
         for (labels, words) in &services.events {
-            encoder.count(&with_scope(Text::default(), labels), words[0]);
+            encoder.count(&with_scope(Text::default(), labels), words[event::RETRY]);
         }
+        gateway::render_dialled(&mut encoder, &services);
         self.render_servers(&mut encoder, &prefix);
+        self.render_own_servers(&mut encoder);
+        let variants = sums(&totals, registry, |labels| matches!(labels, Labels::Variant { .. }));
+        self.render_scope(&mut encoder, &format!("{OWN}{VARIANT}"), &variants);
+        gateway::render_weights(&mut encoder, registry);
+        self.render_workers(&mut encoder);
+        self.render_feedback(&mut encoder);
         render_model::render(&mut encoder, &lock(&self.models).read(now));
         self.process.encode(&mut encoder);
         encoder.finish()
@@ -55,8 +69,9 @@ impl Metrics {
     /// Adds up the workers, and lets go of cells whose scope is no more.
     fn gather(&self, registry: &Registry) -> HashMap<(ScopeId, Series), Words> {
         let mut totals: HashMap<(ScopeId, Series), Words> = HashMap::new();
+        self.shared.caps.retain(|id| registry.labels(id).is_some());
         for worker in lock(&self.workers).iter() {
-            lock(worker).retain(|published| {
+            lock(&worker.blocks).retain(|published| {
                 if registry.labels(published.id).is_none() {
                     return false;
                 }
@@ -86,6 +101,7 @@ impl Metrics {
         encoder.family(prefix, single::RELOADS);
         encoder.count(&Text::default(), reloads.applied);
         drop(reloads);
+        self.render_reloads(encoder);
         encoder.family(prefix, single::CERTIFICATES);
         for certificate in lock(&self.certificates).iter() {
             let labels = Text::default().with("cn", &certificate.cn);
@@ -110,13 +126,18 @@ impl Metrics {
                 encoder.count(labels, value(words));
             }
         };
-        counters(scoped::REQUESTS, &count);
+        // A variant has no header labels.
+        let is_headed = !self.shared.header_labels.is_empty() && !prefix.ends_with(VARIANT);
+        if !is_headed {
+            counters(scoped::REQUESTS, &count);
+        }
         counters(scoped::REQUEST_BYTES, &|words| words[BYTES_IN]);
         counters(scoped::RESPONSE_BYTES, &|words| words[BYTES_OUT]);
         encoder.family(prefix, scoped::DURATION);
         for ((_, _, words), labels) in sums.requests.iter().zip(&labels) {
             encoder.histogram(labels, &self.bounds, &words[BUCKETS..], words[SUM] as f64 / 1e9);
         }
+        self.render_headed(encoder, prefix, sums);
         encoder.family(prefix, scoped::REQUESTS_TLS);
         for (scope, tls, words) in &sums.tls {
             let labels = with_scope(Text::default(), scope);
@@ -127,9 +148,25 @@ impl Metrics {
         }
     }
 
+    /// The requests where header labels tell them apart further.
+    fn render_headed(&self, encoder: &mut Encoder, prefix: &str, sums: &Sums<'_>) {
+        if sums.headed.is_empty() {
+            return;
+        }
+        encoder.family(prefix, scoped::REQUESTS);
+        let texts = self.shared.header_labels.texts();
+        for (scope, key, set, words) in &sums.headed {
+            let labels = texts.get(set).into_iter().flatten();
+            let labels = labels.fold(request_labels(scope, *key), |text, (label, value)| {
+                text.with(label, value)
+            });
+            encoder.count(&labels, words[0]);
+        }
+    }
+
     fn render_servers(&self, encoder: &mut Encoder, prefix: &str) {
         encoder.family(prefix, single::SERVER_UP);
-        for ((service, url), gauge) in lock(&self.servers).iter() {
+        for ((service, url), gauge) in &lock(&self.servers).up {
             encoder.sample(&Text::default().with("service", service).with("url", url), gauge.get());
         }
     }
@@ -144,11 +181,14 @@ fn sums<'a>(totals: &HashMap<(ScopeId, Series), Words>, registry: &'a Registry, 
         };
         match series {
             Series::Requests(key) => sums.requests.push((labels, *key, words.clone())),
+            Series::Headed(key, set) => sums.headed.push((labels, *key, *set, words.clone())),
             Series::Tls(tls) => sums.tls.push((labels, *tls, words.clone())),
             Series::Events => sums.events.push((labels, words.clone())),
         }
     }
     sums.requests.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    sums.headed
+        .sort_unstable_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
     sums.tls.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     sums.events.sort_unstable_by(|a, b| a.0.cmp(b.0));
     sums
@@ -156,23 +196,20 @@ fn sums<'a>(totals: &HashMap<(ScopeId, Series), Words>, registry: &'a Registry, 
 
 /// Labels in alphabetical order, as Prometheus' own clients write them.
 fn request_labels(scope: &Labels, key: Key) -> Text {
-    let code = key.code();
-    let text = Text::default().with("code", itoa::Buffer::new().format(code));
-    let rest = |text: Text| {
-        text.with("method", key.method().as_str())
-            .with("protocol", key.protocol().as_str())
-    };
+    let text = Text::default().with("code", key.code(&mut itoa::Buffer::new()));
+    let rest = |text: Text| text.with("method", key.method()).with("protocol", key.protocol());
     match scope {
         Labels::EntryPoint(_) => rest(with_scope(text, scope)),
-        Labels::Router { .. } | Labels::Service(_) => with_scope(rest(text), scope),
+        Labels::Router { .. } | Labels::Service(_) | Labels::Variant { .. } => with_scope(rest(text), scope),
     }
 }
 
-fn with_scope(text: Text, scope: &Labels) -> Text {
+pub(super) fn with_scope(text: Text, scope: &Labels) -> Text {
     match scope {
         Labels::EntryPoint(name) => text.with("entrypoint", name),
         Labels::Router { router, service } => text.with("router", router).with("service", service),
         Labels::Service(service) => text.with("service", service),
+        Labels::Variant { service, variant } => text.with("service", service).with("variant", variant),
     }
 }
 
@@ -181,7 +218,7 @@ fn render_connections(encoder: &mut Encoder, prefix: &str, entry_points: &Sums<'
     for (scope, words) in &entry_points.events {
         let labels = with_scope(Text::default(), scope).with("protocol", "TCP");
         // The opening may not be visible yet where the closing, on another worker, is.
-        encoder.count(&labels, words[0].saturating_sub(words[1]));
+        encoder.count(&labels, words[event::OPENED].saturating_sub(words[event::CLOSED]));
     }
 }
 
@@ -194,8 +231,8 @@ mod tests {
     use http::Method;
 
     use super::super::{
-        AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, Quality, RequestDone,
-        TlsLabels, negotiate,
+        AccuracySource, CertificateLabels, HeaderValues, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel,
+        Quality, RequestDone, TlsLabels, negotiate,
     };
     use super::*;
 
@@ -208,14 +245,21 @@ mod tests {
         let metrics = Metrics::new(options);
         let worker = metrics.worker();
         let now = Instant::now();
+        metrics.reload_took(Duration::from_millis(3));
+        metrics.feedback(super::super::FeedbackResult::Accepted);
+        worker.handshake(metrics.entry_point("web"), true);
         for service in ["s1@file", "s\"2\\@file"] {
             let handle = metrics.service(service);
+            let variants = [metrics.variant("w@file", service, 1)];
+            metrics.probes(service, "http://127.0.0.1:1").count(true);
             worker.retry(handle);
             for code in [200, 404, 503] {
                 worker.request(&RequestDone {
                     entry_point: Some(metrics.entry_point("web")),
                     router: Some(metrics.router("r@file", service)),
                     service: Some(handle),
+                    variants: &variants,
+                    headers: HeaderValues::default(),
                     code,
                     method: MethodLabel::of(&Method::GET),
                     protocol: ProtocolLabel::Http,
@@ -246,6 +290,7 @@ mod tests {
         }
         worker.connection_opened(metrics.entry_point("web"));
         metrics.reload(true, SystemTime::now());
+        metrics.next_generation(now);
         let certificate = CertificateLabels {
             cn: "a.test".to_owned(),
             serial: "1".to_owned(),
@@ -301,16 +346,31 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert_eq!(text.matches("traefik_tls_certs_not_after{").count(), 1);
-        let own = [
-            "gantry_access_log_dropped_lines",
-            "gantry_build_info",
-            "gantry_config_last_reload_successful",
-        ];
-        let others = text.lines().filter(|line| line.contains("gantry_"));
-        let others: Vec<_> = others
-            .filter(|line| !own.iter().any(|name| line.contains(name)))
-            .collect();
-        assert!(others.is_empty(), "{others:?}");
+        let own = text.lines().filter_map(|line| line.strip_prefix("# TYPE gantry_"));
+        let own: Vec<_> = own.filter_map(|line| Some(line.split_once(' ')?.0)).collect();
+        assert_eq!(
+            own,
+            [
+                "access_log_dropped_lines_total",
+                "build_info",
+                "config_last_reload_successful",
+                "config_reload_duration_seconds",
+                "config_reload_failures_total",
+                "tls_handshakes_total",
+                "service_connection_failures_total",
+                "service_connections_opened_total",
+                "service_connections_reused_total",
+                "service_server_probes_total",
+                "variant_requests_total",
+                "variant_requests_bytes_total",
+                "variant_responses_bytes_total",
+                "variant_request_duration_seconds",
+                "variant_weight",
+                "metrics_overflow_total",
+                "upstream_connections_idle",
+                "feedback_requests_total",
+            ]
+        );
     }
 
     #[test]
@@ -374,7 +434,10 @@ mod tests {
         assert!(!after.contains("gantry_service_requests_total{"), "{after}");
         assert!(!after.contains("model_"), "{after}");
         assert!(after.contains("gantry_entrypoint_requests_total{"), "{after}");
-        let kept: usize = lock(&metrics.workers).iter().map(|worker| lock(worker).len()).sum();
+        let kept: usize = lock(&metrics.workers)
+            .iter()
+            .map(|worker| lock(&worker.blocks).len())
+            .sum();
         assert_eq!(kept, 3 + 1 + 1, "codes, TLS and connections of the entry point");
     }
 }
