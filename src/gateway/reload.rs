@@ -159,7 +159,10 @@ impl Reloader {
                 url: server.url.clone(),
                 load: Arc::clone(&server.state) as _,
             };
-            balancer.servers.iter().map(server).collect::<Vec<_>>()
+            // Where the servers' own metrics are read, those without weight count too.
+            let metrics = balancer.metrics.as_ref().map(|plan| &plan.servers);
+            let servers = metrics.unwrap_or(&balancer.servers);
+            servers.iter().map(server).collect::<Vec<_>>()
         };
         metrics.set_servers(snapshot.balancers.iter().flat_map(each));
         metrics.set_certificates(certificates);

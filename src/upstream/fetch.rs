@@ -354,6 +354,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_speaks_http2_is_asked_in_http2() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let text = format!("{} ", request.uri()).repeat(100_000);
+                Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::new(Bytes::from(text))))
+            });
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = served.serve_connection(TokioIo::new(stream), service).await;
+        });
+        let mut server = std::sync::Arc::into_inner(fixture(port)).expect("one owner");
+        server.scheme = Scheme::H2c;
+        let answer = get(&Dns::default(), &server, "/metrics", LONG)
+            .await
+            .expect("an answer");
+        let body = answer
+            .read(10 << 20)
+            .await
+            .expect("a body")
+            .inflate(10 << 20)
+            .expect("a body");
+        assert_eq!(body, "http://h/metrics ".repeat(100_000));
+    }
+
+    #[tokio::test]
     async fn redirects_stay_on_the_server() {
         let to = |location: &str| answer(&format!("307 Elsewhere\r\nLocation: {location}"), b"");
         let good = answer("200 OK", b"a 1\n");

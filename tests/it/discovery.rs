@@ -275,8 +275,8 @@ fn an_https_server_is_asked_by_its_transport() {
     );
 }
 
-const SCRAPED: &str = "accuracy: [{from: scrape, gauge: validation_dice, interval: 100ms, label: dice}], \
-    confidence: [{from: scrape, gauge: \"sure{split=\\\"test\\\"}\", interval: 100ms, label: sure}], ";
+const SCRAPED: &str = "accuracy: [{from: scrape, gauge: validation_dice, interval: 400ms, label: dice}], \
+    confidence: [{from: scrape, gauge: \"sure{split=\\\"test\\\"}\", interval: 400ms, label: sure}], ";
 
 #[test]
 fn accuracy_is_scraped() {
@@ -308,7 +308,7 @@ fn accuracy_is_scraped() {
     assert_eq!(rejected("malformed"), None);
     let log = |text: &str| gateway.log().matches(text).count();
     two.set(|_| Answer::new(200).body("<html>"));
-    assert_eventually!(rejected("malformed") >= Some(6.0));
+    assert_eventually!(rejected("malformed").is_some_and(|count| count >= 4.0));
     assert_eq!(
         log("accuracy cannot be scraped: line 1: `<html>` is no name of a metric"),
         1,
@@ -340,7 +340,7 @@ fn accuracy_is_scraped() {
     gateway.reload(&yaml.replace(SCRAPED, ""));
     one.forget();
     let before = Instant::now();
-    assert_eventually!(before.elapsed() > Duration::from_millis(400));
+    assert_eventually!(before.elapsed() > Duration::from_millis(600));
     assert_eq!(one.count(), 0, "a scrape went on");
 }
 
