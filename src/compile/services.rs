@@ -224,7 +224,7 @@ impl Builder<'_> {
             .metrics
             .as_ref()
             .map(|metrics| self.metrics(metrics, service, &full, &settings.servers, &transport));
-        let model = ModelPlan::new(service, &full, &self.context.metrics);
+        let model = ModelPlan::new(service, &full, &self.context.metrics).map(Arc::new);
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
             sticky: settings

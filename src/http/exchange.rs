@@ -97,6 +97,8 @@ pub struct Exchange {
     pub header_values: HeaderValues,
     /// A running inference, for the `model_*` series.
     pub model_run: Option<ModelRun>,
+    /// The id that a request to a model was given.
+    pub request_id: Option<uuid::Uuid>,
     /// The client understands interim answers, and can be sent them: it speaks HTTP/1.1.
     pub takes_interim: bool,
     /// The connection is busy with it.
@@ -145,6 +147,7 @@ impl Exchange {
             protocol: ProtocolLabel::default(),
             header_values: HeaderValues::default(),
             model_run: None,
+            request_id: None,
             takes_interim: false,
             active: None,
             in_flight: None,

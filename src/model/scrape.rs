@@ -309,7 +309,7 @@ mod tests {
             sticky: None,
             health_check: None,
             series: metrics.service("s@file"),
-            model: ModelPlan::new(&settings, "s@file", metrics),
+            model: ModelPlan::new(&settings, "s@file", metrics).map(Arc::new),
             metrics: None,
             servers,
         })

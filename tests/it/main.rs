@@ -11,6 +11,7 @@
 #[macro_use]
 mod harness;
 
+mod accuracy;
 mod auth;
 mod balancing;
 mod cli;
