@@ -10,6 +10,7 @@ pub mod multipart;
 pub mod parameters;
 pub mod report;
 pub mod request_id;
+pub mod scrape;
 pub mod server_timing;
 pub mod source;
 pub mod version;

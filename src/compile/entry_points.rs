@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Context;
 use super::routers::Plan;
 use super::snapshot::RouterPlan;
+use crate::admin::federate::Federate;
 use crate::config::static_config::{RedirectEntryPoint, Static};
 use crate::diag::{Diagnostic, did_you_mean};
 use crate::listen::entry_point::EntryPoint;
@@ -47,13 +48,24 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
         && !prometheus.manual_routing
         && prometheus.entry_point == entry_point.name
     {
-        let service = Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)));
-        add(
-            plan,
-            plan_internal(context, entry_point, "prometheus@internal", Vec::new(), &service),
-            "PathPrefix(`/metrics`)",
-            i64::MAX,
-        );
+        let own = [
+            (
+                "prometheus@internal",
+                "PathPrefix(`/metrics`)",
+                Internal::Prometheus(Arc::clone(&context.metrics)),
+            ),
+            ("sd@internal", "Path(`/sd`)", Internal::Discovery),
+            (
+                "federate@internal",
+                "Path(`/federate`)",
+                Internal::Federate(federate(context)),
+            ),
+        ];
+        for (name, rule, service) in own {
+            let service = Service::Internal(service);
+            let router = plan_internal(context, entry_point, name, Vec::new(), &service);
+            add(plan, router, rule, i64::MAX);
+        }
     }
     let redirection = settings
         .entry_points
@@ -70,6 +82,12 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
             to.priority,
         );
     }
+}
+
+/// What all requests for `/federate` share, whatever the snapshot.
+pub(super) fn federate(context: &Context) -> Arc<Federate> {
+    let metrics = || Arc::clone(&context.metrics);
+    context.runtime.state("federate", "", || Federate::new(metrics()))
 }
 
 /// The redirection that an entry point asks for. The start has checked that there is one.

@@ -13,6 +13,7 @@ use crate::compile::{Compiled, Context, compile};
 use crate::config::dynamic::Dynamic;
 use crate::config::{self, Decoded, Merged, Resources};
 use crate::diag::Diagnostic;
+use crate::model::scrape::Scraper;
 use crate::observe::log::LIFECYCLE;
 use crate::observe::metrics::{CertificateLabels, ServedServer};
 use crate::provider::file::{FileHandle, FileProvider};
@@ -38,6 +39,7 @@ pub(super) struct Reloader {
     published: Option<Arc<ArcSwap<Snapshot>>>,
     provider: Option<FileHandle>,
     prober: Prober,
+    scraper: Scraper,
 }
 
 impl Reloader {
@@ -56,6 +58,7 @@ impl Reloader {
             published: None,
             provider: provider.as_deref().map(FileProvider::handle),
             prober: Prober::default(),
+            scraper: Scraper::default(),
         };
         let files = match provider {
             None => Vec::new(),
@@ -156,7 +159,10 @@ impl Reloader {
                 url: server.url.clone(),
                 load: Arc::clone(&server.state) as _,
             };
-            balancer.servers.iter().map(server).collect::<Vec<_>>()
+            // Where the servers' own metrics are read, those without weight count too.
+            let metrics = balancer.metrics.as_ref().map(|plan| &plan.servers);
+            let servers = metrics.unwrap_or(&balancer.servers);
+            servers.iter().map(server).collect::<Vec<_>>()
         };
         metrics.set_servers(snapshot.balancers.iter().flat_map(each));
         metrics.set_certificates(certificates);
@@ -164,10 +170,12 @@ impl Reloader {
         metrics.next_generation(Instant::now());
     }
 
-    /// Brings the health checks in line with the snapshot that is served.
+    /// Brings health checks and scrapes in line with the snapshot that is served.
     pub(super) fn probe(&mut self) {
         if let Some(published) = &self.published {
-            self.prober.update(&published.load().balancers, &self.context.metrics);
+            let snapshot = published.load();
+            self.prober.update(&snapshot.balancers, &self.context.metrics);
+            self.scraper.update(&snapshot.balancers, &self.context.metrics);
         }
     }
 

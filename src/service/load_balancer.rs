@@ -36,6 +36,21 @@ pub struct LoadBalancer {
     pub series: ServiceSeries,
     /// What makes it a model.
     pub model: Option<Arc<ModelPlan>>,
+    /// `metrics`
+    pub metrics: Option<MetricsPlan>,
+}
+
+/// A compiled `metrics`: where the servers' own metrics are.
+#[derive(Debug)]
+pub struct MetricsPlan {
+    /// The path on each server, with its query.
+    pub path: String,
+    /// `model.name`; empty without.
+    pub model: String,
+    /// `model.version`; empty without.
+    pub version: String,
+    /// Every server, in the order of their URLs: those without weight too, since they run.
+    pub servers: Vec<Arc<Server>>,
 }
 
 impl LoadBalancer {
@@ -135,6 +150,7 @@ mod tests {
             health_check: checked.then(|| HealthPlan::new(&HealthCheck::default())),
             series: Metrics::new(MetricsOptions::default()).service("s@file"),
             model: None,
+            metrics: None,
             servers,
         };
         let mut counts = vec![0; states.len()];

@@ -1,5 +1,6 @@
 //! One server: a backend URL of a load balancer, and what is known of it beyond any snapshot.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -121,6 +122,17 @@ pub struct Server {
     pub transport: Arc<Transport>,
     /// What is known of it.
     pub state: Arc<ServerState>,
+}
+
+impl Server {
+    /// A host as URLs write it: an IPv6 address in brackets.
+    #[must_use]
+    pub fn bracketed(host: &str) -> Cow<'_, str> {
+        match host.contains(':') && !host.starts_with('[') {
+            true => Cow::Owned(format!("[{host}]")),
+            false => Cow::Borrowed(host),
+        }
+    }
 }
 
 /// A clear-text server on the loopback interface, for tests.

@@ -15,6 +15,7 @@ mod accuracy;
 mod auth;
 mod balancing;
 mod cli;
+mod discovery;
 mod drain;
 mod errors;
 mod forwarding;
