@@ -1,12 +1,9 @@
 //! What Gantry does with the metrics of the servers behind it: `/sd`, `/federate` and scraped accuracy.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::client::Request;
 use crate::harness::h2::TlsBackend;
 use crate::harness::*;
 
@@ -161,7 +158,7 @@ fn the_servers_metrics_are_merged() {
     }
     assert_eq!(text.matches("# TYPE validation_dice gauge\n").count(), 1, "{text}");
     assert_eq!(text.matches("# TYPE runs_total counter\n").count(), 1, "{text}");
-    promtool_reads(&text);
+    peer::promtool_reads(&text);
     let chosen = |query: &str| gateway.admin(&format!("/federate?{query}")).text();
     let text = chosen(
         "match[]=runs_total%7Bkind%3D~%22a.*%22%7D&match[]=%7B__name__=%22validation_dice%22,server!=%22x%22%7D",
@@ -181,21 +178,6 @@ fn the_servers_metrics_are_merged() {
         .header("x-prometheus-scrape-timeout-seconds")
         .and_then(|told| told.parse::<f64>().ok());
     assert!(told.is_some_and(|told| told > 0.0 && told <= 5.0), "{told:?}");
-}
-
-/// `promtool check metrics` has nothing to say.
-fn promtool_reads(text: &str) {
-    let promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut promtool) = promtool else { return };
-    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), text.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}\n{text}");
 }
 
 #[test]
@@ -344,88 +326,17 @@ fn accuracy_is_scraped() {
     assert_eq!(one.count(), 0, "a scrape went on");
 }
 
-/// A Prometheus of Debian's that finds its targets in `/sd`; `None` where it is not installed.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Prometheus {
-    fn start(gateway: &Gateway) -> Option<Self> {
-        Command::new("prometheus").arg("--version").output().ok()?;
-        let folder = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let admin = gateway.admin_address();
-        let config = format!(
-            "global: {{scrape_interval: 500ms, scrape_timeout: 400ms}}
-scrape_configs:
-  - job_name: models
-    http_sd_configs: [{{url: \"http://{admin}/sd\", refresh_interval: 500ms}}]
-  - job_name: federate
-    honor_labels: true
-    metrics_path: /federate
-    static_configs: [{{targets: [\"{admin}\"]}}]
-"
-        );
-        let file = folder.path().join("prometheus.yml");
-        std::fs::write(&file, config).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let started = Self {
-            child,
-            address,
-            _folder: folder,
-        };
-        assert_eventually!(TcpStream::connect(address).is_ok());
-        Some(started)
-    }
-
-    fn api(&self, target: &str) -> Value {
-        let reply = Request::new(self.address, "GET", &format!("/api/v1/{target}")).try_send();
-        let text = reply.map(|reply| reply.body.bytes).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
-    }
-
-    /// The scrape URLs of the targets of the job `models` that are up, with their versions.
-    fn up(&self) -> Vec<(String, String)> {
-        let targets = self.api("targets?state=active");
-        let targets = targets["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
-        let up = targets
-            .iter()
-            .filter(|target| target["labels"]["job"] == "models" && target["health"] == "up");
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let mut up: Vec<_> = up
-            .map(|target| (text(&target["scrapeUrl"]), text(&target["labels"]["version"])))
-            .collect();
-        up.sort_by(|a, b| a.1.cmp(&b.1));
-        up
-    }
-
-    /// The values of an instant query.
-    fn query(&self, query: &str) -> Vec<String> {
-        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let found = self.api(&format!("query?query={query}"));
-        let found = found["data"]["result"].as_array().cloned().unwrap_or_default();
-        found
-            .iter()
-            .map(|series| series["value"][1].as_str().unwrap_or_default().to_owned())
-            .collect()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
-    }
+/// The scrape URLs of the targets of the job `models` that are up, with their versions.
+fn up(prometheus: &Prometheus) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut up: Vec<_> = prometheus
+        .targets()
+        .iter()
+        .filter(|target| target["labels"]["job"] == "models" && target["health"] == "up")
+        .map(|target| (text(&target["scrapeUrl"]), text(&target["labels"]["version"])))
+        .collect();
+    up.sort_by(|a, b| a.1.cmp(&b.1));
+    up
 }
 
 #[test]
@@ -434,23 +345,37 @@ fn prometheus_finds_new_versions_by_itself() {
     let (one, two) = (exposing(dice("0.9")), exposing(dice("0.8")));
     let first = model(&[&one.url()]);
     let gateway = gateway().dynamic(&first).run();
-    let Some(prometheus) = Prometheus::start(&gateway) else {
+    let admin = gateway.admin_address();
+    let config = format!(
+        "global: {{scrape_interval: 500ms, scrape_timeout: 400ms}}
+scrape_configs:
+  - job_name: models
+    http_sd_configs: [{{url: \"http://{admin}/sd\", refresh_interval: 500ms}}]
+  - job_name: federate
+    honor_labels: true
+    metrics_path: /federate
+    static_configs: [{{targets: [\"{admin}\"]}}]
+"
+    );
+    let Some(prometheus) = Prometheus::start(&config, &[]) else {
         return;
     };
     let target = |backend: &Backend, version: &str| (format!("{}/metrics", backend.url()), version.to_owned());
-    assert_eventually!(prometheus.up() == [target(&one, "1")], "{:?}", prometheus.up());
-    assert_eventually!(prometheus.query("validation_dice{job=\"models\",model=\"seg\",service=\"s@file\"}") == ["0.9"]);
+    assert_eventually!(up(&prometheus) == [target(&one, "1")], "{:?}", up(&prometheus));
+    assert_eventually!(
+        prometheus.value("validation_dice{job=\"models\",model=\"seg\",service=\"s@file\"}") == Some(0.9)
+    );
     let federated = format!("validation_dice{{job=\"federate\",server=\"{}\"}}", one.url());
-    assert_eventually!(prometheus.query(&federated) == ["0.9"]);
+    assert_eventually!(prometheus.value(&federated) == Some(0.9));
     let servers = format!("loadBalancer: {{servers: [{{url: \"{}\"}}]}}", two.url());
     let beside = format!("{{t: {}{servers}}}, s: {{", MODEL.replace("\"1\"", "\"2\""));
     gateway.reload(&first.replace("{s: {", &beside));
     assert_eventually!(
-        prometheus.up() == [target(&one, "1"), target(&two, "2")],
+        up(&prometheus) == [target(&one, "1"), target(&two, "2")],
         "{:?}",
-        prometheus.up()
+        up(&prometheus)
     );
-    assert_eventually!(prometheus.query("validation_dice{job=\"models\",version=\"2\"}") == ["0.8"]);
+    assert_eventually!(prometheus.value("validation_dice{job=\"models\",version=\"2\"}") == Some(0.8));
     gateway.reload(&model(&[&two.url()]).replace("version: \"1\"", "version: \"2\""));
-    assert_eventually!(prometheus.up() == [target(&two, "2")], "{:?}", prometheus.up());
+    assert_eventually!(up(&prometheus) == [target(&two, "2")], "{:?}", up(&prometheus));
 }

@@ -13,19 +13,25 @@
 //! takes the same YAML: with Traefik's, the tests' expectations are checked against the reference. Tests of what
 //! Gantry does differently begin with `only_gantry!()`.
 //!
+//! Tests beside other people's programs ([`peer`]) are left out where those are not installed; with
+//! `GANTRY_TEST_PEERS=required`, as in `tests/run.sh`, they fail instead.
+//!
 //! Nothing here sleeps for a fixed time: waiting is for a condition, with a deadline.
 
 use std::time::Duration;
 
+pub mod alertmanager;
 pub mod backend;
 pub mod certificate;
 pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod message;
+pub mod peer;
 pub mod prometheus;
 pub mod scripted;
 
+pub use self::alertmanager::Alertmanager;
 pub use self::backend::{Answer, Backend, Outcome, Seen};
 pub use self::client::{Client, Reply};
 pub use self::gateway::{Gateway, gateway};

@@ -12,6 +12,7 @@
 mod harness;
 
 mod accuracy;
+mod alerts;
 mod auth;
 mod balancing;
 mod cli;

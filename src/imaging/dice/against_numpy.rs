@@ -1,6 +1,7 @@
 //! The same masks, written by nibabel and compared by numpy: Dice, affines, and the number of voxels.
 //!
-//! Left out where no Python with nibabel is found: that of `GANTRY_TEST_PYTHON`, else `python3`.
+//! Left out where no Python with nibabel is found: that of `GANTRY_TEST_PYTHON`, else `python3`. With
+//! `GANTRY_TEST_PEERS=required` that is a failure.
 
 use std::{env, fs, process::Command};
 
@@ -72,6 +73,8 @@ fn masks_by_nibabel_have_the_dice_of_numpy() {
     let python = env::var("GANTRY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_nibabel = Command::new(&python).args(["-c", "import nibabel"]).output();
     if !has_nibabel.is_ok_and(|output| output.status.success()) {
+        let required = env::var_os("GANTRY_TEST_PEERS").is_some_and(|peers| peers == "required");
+        assert!(!required, "{python} has no nibabel");
         eprintln!("left out: {python} has no nibabel");
         return;
     }

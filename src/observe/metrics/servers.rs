@@ -3,6 +3,7 @@
 //! All of it is bounded by the configuration: a server that no snapshot serves has no series.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -128,16 +129,16 @@ impl Metrics {
     pub fn set_servers(&self, servers: impl IntoIterator<Item = ServedServer>) {
         let mut known = lock(&self.servers);
         let mut old = std::mem::take(&mut known.served);
-        let served = servers.into_iter().map(|ServedServer { service, url, load }| {
-            let name = (service, url);
-            let scrape_errors = old.remove(&name).map(|served| served.scrape_errors);
-            let served = Served {
-                load,
-                scrape_errors: scrape_errors.unwrap_or_default(),
-            };
-            (name, served)
-        });
-        known.served = served.collect();
+        for ServedServer { service, url, load } in servers {
+            // A URL that stands twice in a service is one server: its requests are counted together too.
+            if let Entry::Vacant(place) = known.served.entry((service, url)) {
+                let scrape_errors = old.remove(place.key()).map(|served| served.scrape_errors);
+                place.insert(Served {
+                    load,
+                    scrape_errors: scrape_errors.unwrap_or_default(),
+                });
+            }
+        }
     }
 
     /// Counts a server's `/metrics` that could not be read. A server that is not served is none to count.
@@ -192,6 +193,23 @@ mod tests {
         assert!(!shown.contains("reason=\"status\""), "it was not served yet");
         metrics.set_servers([served("http://b", 0)]);
         assert!(!text().contains("http://a"));
+    }
+
+    #[test]
+    fn a_url_that_stands_twice_lost_its_scrape_errors_at_a_reload() {
+        let metrics = Metrics::new(MetricsOptions::default());
+        let twice = || [served("http://a", 2), served("http://a", 2), served("http://b", 0)];
+        metrics.set_servers(twice());
+        metrics.scrape_error("s@file", "http://a", ScrapeError::Timeout);
+        metrics.set_servers(twice());
+        metrics.scrape_error("s@file", "http://a", ScrapeError::Timeout);
+        let shown = String::from_utf8(metrics.render(Format::Text004, Instant::now())).unwrap();
+        for line in [
+            "gantry_service_server_in_flight{service=\"s@file\",url=\"http://a\"} 2\n",
+            "gantry_scrape_errors_total{reason=\"timeout\",service=\"s@file\",url=\"http://a\"} 2\n",
+        ] {
+            assert_eq!(shown.matches(line).count(), 1, "{line}\n{shown}");
+        }
     }
 
     #[test]
