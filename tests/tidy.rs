@@ -54,7 +54,7 @@ const LAYERS: &[(&str, &str)] = &[
     // Lists the servers of a snapshot, and asks them.
     ("admin/sd", "units diag observe config compile http service"),
     ("admin/federate", "units diag observe config rule compile http service upstream"),
-    ("admin", "units diag observe imaging config rule compile runtime http"),
+    ("admin", "units diag observe imaging config rule compile runtime http model"),
     ("gateway", "units diag observe config rule provider compile runtime tls listen http router middleware service \
                  upstream model admin"),
     ("demo", "units diag observe imaging config gateway"),
