@@ -18,6 +18,7 @@ pub mod log;
 pub mod merge;
 pub mod metrics;
 pub mod middleware;
+pub mod model;
 pub mod node;
 pub mod resources;
 pub mod router;

@@ -2,6 +2,7 @@
 
 Version 1 is the small network: the whole head at 128x128x128, its mask resampled to the volume.
 Version 2 uses version 1's mask as a bounding box and looks at that box at 256x256x256.
+Version 3 is version 1 without the fluid: of its mask, the voxels that are not much darker than the rest.
 
 The networks are TorchScript files from the wheel of deepbet 1.0.2 (MIT licence, Fisch et al. 2023,
 "deepbet: Fast brain extraction of T1-weighted MRI using Convolutional Neural Networks"). The steps around them
@@ -22,6 +23,8 @@ SMALL = (128, 128, 128)
 LARGE = (256, 256, 256)
 # Share of a slice that must be brain for the slice to count into the bounding box, and the air around the box.
 BOX_THRESHOLD, BOX_MARGIN = 0.02, 0.1
+# Cerebrospinal fluid is dark in a T1-weighted volume: below this share of the brain's median intensity.
+TISSUE_SHARE = 0.6
 
 T1 = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 GREY = "mni_icbm152_gm_tal_nlin_sym_09a_converted.nii.gz"
@@ -104,6 +107,8 @@ class BrainExtraction:
         found, box = self.probability(volume)
         mask = np.zeros(volume.shape, np.uint8)
         mask[box] = ndimage.binary_fill_holes(largest_piece(found[box] > 0.5))
+        if self.version == 3 and mask.any():
+            mask &= volume > TISSUE_SHARE * np.median(volume[mask != 0])
         # Back to the order of axes that the image came in.
         back = nib.orientations.ornt_transform(
             [[0, 1], [1, 1], [2, 1]], nib.io_orientation(image.affine)

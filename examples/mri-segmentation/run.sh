@@ -30,6 +30,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 mkdir -p run
+[[ -s run/feedback.token ]] || (umask 077 && head -c 24 /dev/urandom | base64 >run/feedback.token)
 for version in 1 2; do
   "$PYTHON" server.py --version "$version" --port "900$version" --models "$MODELS" --reference "$REFERENCE" \
     ${THREADS:+--threads "$THREADS"} >"run/model-v$version.log" 2>&1 &
@@ -64,6 +65,10 @@ A volume goes in, a mask comes out (run it a few times: nine in ten go to versio
 How fast and how accurate each version is:
 
   curl -sS http://127.0.0.1:8080/metrics | grep ^model_
+
+Somebody who knows the true mask tells how good an answer was, by the answer's X-Request-Id:
+
+  curl -sS -H "Authorization: Bearer \$(cat $PWD/run/feedback.token)" --data-binary @truth.nii.gz http://127.0.0.1:8080/feedback/ID
 
 Roll version 2 out: edit the weights in $PWD/dynamic/mri.yaml; the next request goes by them.
 Logs are in $PWD/run/. Ctrl-C ends all.

@@ -291,7 +291,7 @@ class Server(ThreadingHTTPServer):
 def main():
     environment = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", type=int, choices=(1, 2), required=True)
+    parser.add_argument("--version", type=int, choices=(1, 2, 3), required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
     parser.add_argument("--models", type=Path, default=environment("MODELS"), help="folder of deepbet's .pt files")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ::http::{HeaderName, HeaderValue};
+use ::http::HeaderValue;
 
 use super::Context;
 use super::names::{find, local, qualified};
@@ -13,8 +13,7 @@ use super::transports::Transports;
 use crate::config::Resources;
 use crate::config::dynamic::{self, Dynamic};
 use crate::diag::Diagnostic;
-use crate::model::{HeaderSource, ModelPlan};
-use crate::observe::metrics::ModelSeries;
+use crate::model::ModelPlan;
 use crate::service::health::HealthPlan;
 use crate::service::load_balancer::LoadBalancer;
 use crate::service::server::{Scheme, Server, ServerState};
@@ -216,7 +215,7 @@ impl Builder<'_> {
             .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
         let health_check = settings.health_check.as_ref().map(HealthPlan::new);
-        let model = service.model.as_ref().map(|model| self.model(model, service, &full));
+        let model = ModelPlan::new(service, &full, &self.context.metrics);
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
             sticky: settings
@@ -275,20 +274,6 @@ impl Builder<'_> {
             state: runtime.state("server", format!("{service} {url}"), ServerState::default),
             url: url.clone(),
         })
-    }
-
-    fn model(&self, model: &dynamic::ModelName, service: &dynamic::Service, full: &str) -> ModelPlan {
-        let series: ModelSeries = self.context.metrics.model(&model.name, &model.version, full);
-        let headers = service.accuracy.iter().filter_map(|source| {
-            Some(HeaderSource {
-                name: HeaderName::try_from(&source.name).ok()?,
-                label: source.label.clone(),
-            })
-        });
-        ModelPlan {
-            series,
-            headers: headers.collect(),
-        }
     }
 
     fn weighted(&mut self, name: &str, path: &str, settings: &dynamic::Weighted) -> Result<Arc<Weighted>, ()> {

@@ -8,8 +8,9 @@ pub use super::middleware::{
 };
 pub use super::router::{Router, RouterObservability, RouterTls, TlsDomain};
 pub use super::service::{
-    Accuracy, AccuracySource, Cookie, HealthCheck, HealthMode, LoadBalancer, ModelName, ResponseForwarding, SameSite,
-    Server, Service, ServiceMetrics, Sticky, Strategy, Weighted, WeightedHealthCheck, WeightedService,
+    Cookie, HealthCheck, HealthMode, KeepMasks, LoadBalancer, ModelName, ResponseForwarding, SameSite, SampleOrigin,
+    SampleSource, Server, ServerTiming, Service, ServiceMetrics, Sticky, Strategy, Weighted, WeightedHealthCheck,
+    WeightedService,
 };
 pub use super::tls::{Certificate, ClientAuth, ClientAuthType, Tls, TlsOptions, TlsStore, TlsVersion};
 pub use super::transport::{CertificatePair, ForwardingTimeouts, ServersTransport};

@@ -2,10 +2,12 @@
 //!
 //! Each format is a type without values that a field names behind `as`.
 
+mod metric;
 mod net;
 mod text;
 mod word;
 
+pub use metric::{HeaderLabels, JsonPointer, MetricSelector, StageName};
 pub use net::{Address, HealthPath, HealthScheme, Ipv6Prefix, Network, Port, ServerUrl};
 pub use text::{
     AbsolutePath, CookieAttribute, CookieName, HeaderMap, HeaderName, HeaderValue, Label, Method, MetricPrefix,

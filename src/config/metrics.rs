@@ -1,6 +1,10 @@
-//! `metrics` and `ping`.
+//! `metrics`, `feedback` and `ping`.
 
-use super::format::{Buckets, KnownStatus, MetricPrefix};
+use std::collections::BTreeMap;
+
+use super::decode::Decoder;
+use super::format::{Buckets, HeaderLabels, KnownStatus, MetricPrefix};
+use super::node::Node;
 
 settings! {
     /// Metrics.
@@ -36,10 +40,21 @@ settings! {
         "entryPoint" => entry_point: String = "traefik".to_owned();
         /// Whether only a router with the service `prometheus@internal` serves it. Default: false.
         "manualRouting" => manual_routing: bool;
+        /// Labels of `*_requests_total` whose values are request headers: label name to header. At most 100 values of a
+        /// label are told apart; further ones count as `other`.
+        "headerLabels" => header_labels: BTreeMap<String, String> as HeaderLabels;
     }
-    inert {
-        "headerLabels": "label values never come from a request in Gantry: a client could make series without end";
+}
+
+settings! {
+    /// Accuracy that somebody who knows the truth sends afterwards: `POST /feedback/{request-id}`.
+    pub struct Feedback {
+        /// Entry point that serves it. Default: `traefik`, made on :8080 where it lacks.
+        "entryPoint" => entry_point: String = "traefik".to_owned();
+        /// File that holds the token which a sender shows as `Authorization: Bearer …`. Needed.
+        "tokenFile" => token_file: String;
     }
+    check check_feedback;
 }
 
 settings! {
@@ -51,5 +66,12 @@ settings! {
         "manualRouting" => manual_routing: bool;
         /// Status while Gantry drains. Default: 503.
         "terminatingStatusCode" => terminating_status_code: u16 as KnownStatus = 503;
+    }
+}
+
+fn check_feedback(feedback: &Feedback, _: &Node, decoder: &mut Decoder<'_>) {
+    if feedback.token_file.is_empty() {
+        let message = "`feedback` has no `tokenFile`: anybody could make up a model's accuracy";
+        decoder.error(decoder.here(), message, "add tokenFile: /run/secrets/feedback");
     }
 }

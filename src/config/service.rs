@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::decode::Decoder;
 use super::format::{
-    AbsolutePath, AtLeastOne, CookieAttribute, CookieName, FlushInterval, HeaderMap, HeaderName, HealthPath,
-    HealthScheme, HealthStatus, Label, Method, Positive, SameSiteWord, ServerUrl,
+    AtLeastOne, CookieAttribute, CookieName, FlushInterval, HeaderMap, HealthPath, HealthScheme, HealthStatus, Method,
+    Positive, SameSiteWord, ServerUrl,
 };
+pub use super::model::{KeepMasks, ModelName, SampleOrigin, SampleSource, ServerTiming, ServiceMetrics};
 use super::node::Node;
 use super::scalar::Opt;
 
@@ -20,9 +21,16 @@ settings! {
         "weighted" => weighted: Option<Weighted>;
         /// The model behind the service: labels of the `model_*` series. Without it there are none.
         "model" => model: Option<ModelName>;
-        /// Where accuracy samples come from.
-        "accuracy" => accuracy: Vec<Accuracy>;
-        /// Where the servers' own metrics are, for `/sd`.
+        /// Where samples of the model's accuracy come from.
+        "accuracy" => accuracy: Vec<SampleSource>;
+        /// Where samples of the model's confidence in its own answers come from. Confidence is never accuracy: it has
+        /// series of its own.
+        "confidence" => confidence: Vec<SampleSource>;
+        /// What is read of the servers' `Server-Timing`. Absent: nothing.
+        "serverTiming" => server_timing: Option<ServerTiming>;
+        /// Keeps the masks that the model answers with, so that feedback can bring the true one. Absent: none is kept.
+        "keepMasks" => keep_masks: Option<KeepMasks>;
+        /// Where the servers' own metrics are: lists them in `/sd` and `/federate`.
         "metrics" => metrics: Option<ServiceMetrics>;
     }
     unsupported {
@@ -30,7 +38,6 @@ settings! {
         "highestRandomWeight": "`weighted` with `sticky.cookie` keeps a client on one service";
         "mirroring": "no request is copied so far: point the router at the main service";
         "failover": "`loadBalancer` with a `healthCheck` and both servers leaves dead ones out";
-        "keepMasks": "store masks in the model server";
     }
     check check_service;
 }
@@ -219,57 +226,6 @@ settings! {
     }
 }
 
-settings! {
-    /// The model behind a service: what its requests are counted under.
-    pub struct ModelName {
-        /// Label `model`. Needed.
-        "name" => name: String as Label;
-        /// Label `version`. Default: empty.
-        "version" => version: String as Label;
-    }
-    check check_model;
-}
-
-settings! {
-    /// One source of accuracy samples.
-    pub struct Accuracy {
-        /// Where the sample is found. Needed.
-        "from" => from: AccuracySource;
-        /// Name of the response header. Needed.
-        "name" => name: String as HeaderName;
-        /// Label `label` of the series. Default: empty.
-        "label" => label: String as Label;
-    }
-    unsupported {
-        "pointer": "only `from: header` is built so far";
-        "path": "only `from: header` is built so far";
-        "gauge": "only `from: header` is built so far";
-    }
-    check check_accuracy;
-}
-
-choices! {
-    /// Where an accuracy sample is found.
-    pub enum AccuracySource {
-        /// In a response header.
-        #[default]
-        "header" => Header;
-    }
-    unsupported {
-        "trailer": "only `header` is built so far";
-        "json": "only `header` is built so far";
-        "scrape": "only `header` is built so far";
-    }
-}
-
-settings! {
-    /// Where the servers' own metrics are.
-    pub struct ServiceMetrics {
-        /// Path on each server. Default: `/metrics`.
-        "path" => path: String as AbsolutePath = "/metrics".to_owned();
-    }
-}
-
 fn check_service(service: &Service, _: &Node, decoder: &mut Decoder<'_>) {
     let name = decoder.name().to_owned();
     match (&service.load_balancer, &service.weighted) {
@@ -287,9 +243,26 @@ fn check_service(service: &Service, _: &Node, decoder: &mut Decoder<'_>) {
         }
         _ => {}
     }
-    if !service.accuracy.is_empty() && service.model.is_none() {
-        let message = format!("`accuracy` of `{name}` has no effect without `model`");
+    let of_a_model = [
+        ("accuracy", !service.accuracy.is_empty()),
+        ("confidence", !service.confidence.is_empty()),
+        ("serverTiming", service.server_timing.is_some()),
+        ("keepMasks", service.keep_masks.is_some()),
+    ];
+    for (key, _) in of_a_model
+        .into_iter()
+        .filter(|(_, used)| *used && service.model.is_none())
+    {
+        let message = format!("`{key}` of `{name}` has no effect without `model`");
         decoder.warn(decoder.here(), message, "add model: { name: …, version: … }");
+    }
+    if service.weighted.is_some() && service.load_balancer.is_none() && service.model.is_some() {
+        let message = format!("`model` of `{name}` has no effect: it is no `loadBalancer`");
+        decoder.warn(
+            decoder.here(),
+            message,
+            "give each child of the weighted service its own `model`",
+        );
     }
 }
 
@@ -314,32 +287,5 @@ fn check_weighted_service(service: &WeightedService, _: &Node, decoder: &mut Dec
     if service.weight < 0 {
         let message = format!("the weight {} is below 0 and counts as 0", service.weight);
         decoder.warn(decoder.here(), message, "write 0 or more; 0 gets no requests");
-    }
-}
-
-fn check_model(model: &ModelName, _: &Node, decoder: &mut Decoder<'_>) {
-    if model.name.is_empty() {
-        decoder.invalid(
-            decoder.here(),
-            "`model` has no `name`",
-            "add one, such as name: mri-segmentation",
-        );
-    }
-}
-
-fn check_accuracy(accuracy: &Accuracy, node: &Node, decoder: &mut Decoder<'_>) {
-    if !node
-        .entries()
-        .iter()
-        .any(|entry| entry.key.eq_ignore_ascii_case("from"))
-    {
-        decoder.invalid(decoder.here(), "a source of accuracy has no `from`", "add from: header");
-    }
-    if accuracy.name.is_empty() {
-        decoder.invalid(
-            decoder.here(),
-            "a source of accuracy has no `name`",
-            "name the header: name: X-Model-Dice",
-        );
     }
 }

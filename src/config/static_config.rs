@@ -13,7 +13,7 @@ pub use super::log::{
     AccessLog, AccessLogFields, AccessLogFilters, AccessLogFormat, AccessLogHeaders, AccessLogQuery, FieldMode, Log,
     LogFormat, LogLevel,
 };
-pub use super::metrics::{Metrics, Ping, Prometheus};
+pub use super::metrics::{Feedback, Metrics, Ping, Prometheus};
 use super::node::Node;
 
 settings! {
@@ -33,6 +33,8 @@ settings! {
         "metrics" => metrics: Option<Metrics>;
         /// `/ping`. Absent: none.
         "ping" => ping: Option<Ping>;
+        /// Accuracy that is sent afterwards. Absent: none is taken.
+        "feedback" => feedback: Option<Feedback>;
         /// Traefik's API: accepted where it switches nothing on.
         "api" => api: Option<Api>;
         /// Switches of Traefik that send nothing home in Gantry.
@@ -49,7 +51,6 @@ settings! {
         "spiffe": "`serversTransport.rootCAs` checks servers";
         "ocsp": "take the section out; certificates are served without stapling";
         "tcpServersTransport": "Gantry routes HTTP only so far";
-        "feedback": "`accuracy` with `from: header` in a service is built";
     }
 }
 

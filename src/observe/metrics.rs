@@ -18,6 +18,7 @@ pub mod model;
 pub mod process;
 mod registry;
 mod render;
+mod render_model;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use cells::{EntryPointSeries, RequestDone, RouterSeries, ServiceSeries, WorkerMetrics};
 pub use encode::{Format, negotiate};
 pub use labels::{MethodLabel, ProtocolLabel, TlsLabels};
-pub use model::{AccuracySource, ModelDone, ModelRun, ModelSeries};
+pub use model::{AccuracySource, Dropped, FeedbackKind, ModelDone, ModelRun, ModelSeries, Quality, Rejection};
 
 use cells::Published;
 use encode::{Family, Kind};
@@ -144,7 +145,53 @@ mod models {
         Kind::Gauge,
         "Mean accuracy of the samples of the last 15 min.",
     );
-    pub(super) const SAMPLES: Family = Family::new("model_accuracy_samples", Kind::Histogram, "Accuracy samples.");
+    pub(super) const ACCURACY_AGE: Family = Family::new(
+        "model_accuracy_age_seconds",
+        Kind::Gauge,
+        "Time since the newest accuracy sample.",
+    );
+    pub(super) const ACCURACY_SAMPLES: Family =
+        Family::new("model_accuracy_samples", Kind::Histogram, "Accuracy samples.");
+    pub(super) const REJECTED: Family = Family::new(
+        "model_accuracy_rejected",
+        Kind::Counter,
+        "Samples of accuracy or confidence that could not be had, by reason.",
+    );
+    pub(super) const CONFIDENCE: Family = Family::new(
+        "model_confidence",
+        Kind::Gauge,
+        "Mean confidence of the model in its answers of the last 15 min.",
+    );
+    pub(super) const CONFIDENCE_SAMPLES: Family =
+        Family::new("model_confidence_samples", Kind::Histogram, "Confidence samples.");
+    pub(super) const VOXELS: Family = Family::new(
+        "model_voxels",
+        Kind::Counter,
+        "Voxels of the volumes that a model has answered.",
+    );
+    pub(super) const STAGE: Family = Family::new(
+        "model_stage_duration_seconds",
+        Kind::Histogram,
+        "Time that a stage of the model's work took, as its Server-Timing says.",
+    );
+    pub(super) const FEEDBACK: Family =
+        Family::new("model_feedback", Kind::Counter, "Feedback that was taken, by kind.");
+    pub(super) const BOTH_EMPTY: Family = Family::new(
+        "model_feedback_both_empty",
+        Kind::Counter,
+        "Feedback in which neither mask has a voxel of the label.",
+    );
+    pub(super) const MASKS: Family = Family::new("model_masks_kept", Kind::Gauge, "Masks that are kept for feedback.");
+    pub(super) const MASK_BYTES: Family = Family::new(
+        "model_masks_kept_bytes",
+        Kind::Gauge,
+        "Size of the masks that are kept in bytes.",
+    );
+    pub(super) const MASKS_DROPPED: Family = Family::new(
+        "model_masks_dropped",
+        Kind::Counter,
+        "Masks that were not kept, by reason.",
+    );
     pub(super) const REQUESTS: Family =
         Family::new("model_requests", Kind::Counter, "Requests to a model, by status code.");
     pub(super) const REQUEST_BYTES: Family = Family::new(

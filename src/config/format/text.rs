@@ -13,7 +13,7 @@ refined! {
     HeaderName: String => String, "header name", |text| header_name(&text).map(|()| text)
 }
 
-fn header_name(text: &str) -> Result<(), Refusal> {
+pub(super) fn header_name(text: &str) -> Result<(), Refusal> {
     if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
         return Ok(());
     }
@@ -102,7 +102,7 @@ refined! {
 }
 
 /// Whether Prometheus takes a text as a label's name, or as the beginning of a metric's.
-fn is_label_name(text: &str) -> bool {
+pub(super) fn is_label_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -3,57 +3,24 @@
 //! Inferences take from tens of milliseconds to minutes, so a short lock per request is cheap here, and the series may
 //! be more than counters: sliding means, and the age of what still runs.
 
+mod cells;
+mod quality;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::labels::fold_code;
-use super::window::Window;
-use super::{ACCURACY_BUCKETS, INFERENCE_BUCKETS, LINGER, lock};
+use super::{LINGER, lock};
+pub(super) use cells::{Histogram, Reading};
+pub use cells::{TIME_HOLD, TIME_WINDOW};
+pub(super) use quality::QualityReading;
+pub use quality::{ACCURACY_HOLD, ACCURACY_WINDOW, AccuracySource, Dropped, FeedbackKind, Quality, Rejection};
 
-/// `model_inference_time_seconds` is the mean of the requests that ended within this time.
-pub const TIME_WINDOW: Duration = Duration::from_secs(60);
-/// With no request in the window, the last mean stands this long after the last request ended.
-pub const TIME_HOLD: Duration = Duration::from_secs(15 * 60);
-/// `model_accuracy` is the mean of the samples of this time.
-pub const ACCURACY_WINDOW: Duration = Duration::from_secs(15 * 60);
-/// With no sample in the window, the last mean stands this long after the last sample.
-pub const ACCURACY_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+use cells::Cells;
 
 /// The code of a request whose client went before the answer (nginx's and Traefik's number).
 const CLIENT_CLOSED: u16 = 499;
-/// What an accuracy must stay below to be believed: beyond it, sums would lose the other samples.
-const LARGEST_SAMPLE: f64 = 1e9;
-
-/// Where an accuracy comes from. Never mixed in one series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AccuracySource {
-    /// The model's own answer: header, trailer or JSON.
-    Reported,
-    /// The model's `/metrics`. The last value stands only as long as the window: then its scrape is stale.
-    Scraped,
-    /// Sent to Gantry afterwards by somebody who knows the truth.
-    Feedback,
-}
-
-impl AccuracySource {
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Reported => "reported",
-            Self::Scraped => "scraped",
-            Self::Feedback => "feedback",
-        }
-    }
-
-    fn hold(self) -> Duration {
-        match self {
-            Self::Scraped => ACCURACY_WINDOW,
-            Self::Reported | Self::Feedback => ACCURACY_HOLD,
-        }
-    }
-}
 
 /// The labels that all series of a version share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +37,8 @@ pub struct ModelSeries(Arc<State>);
 #[derive(Debug)]
 struct State {
     active: AtomicBool,
+    /// Number and bytes of the masks that are kept; none while no mask was ever kept.
+    masks: [AtomicU64; 2],
     cells: Mutex<Cells>,
 }
 
@@ -90,17 +59,14 @@ impl ModelSeries {
     fn new() -> Self {
         Self(Arc::new(State {
             active: AtomicBool::new(true),
+            masks: [const { AtomicU64::new(0) }; 2],
             cells: Mutex::new(Cells::new()),
         }))
     }
 
     /// A request is on its way to the model.
     pub fn start(&self, now: Instant) -> ModelRun {
-        let mut cells = lock(&self.0.cells);
-        cells.next_run += 1;
-        let id = cells.next_run;
-        cells.running.insert(id, now);
-        drop(cells);
+        let id = lock(&self.0.cells).start(now);
         ModelRun {
             series: self.clone(),
             id,
@@ -109,15 +75,56 @@ impl ModelSeries {
         }
     }
 
-    /// A sample of the model's accuracy; `label` is the configuration's name for it (`dice`). What is no number, or
-    /// beyond all measure, is ignored.
-    pub fn accuracy(&self, source: AccuracySource, label: &str, value: f64, now: Instant) {
-        if !value.is_finite() || value.abs() > LARGEST_SAMPLE {
-            return;
+    /// A sample of the model's accuracy or confidence, from 0 to 1; `label` is the configuration's name for it (`dice`).
+    /// Anything else is rejected: a broken figure must not move an alert.
+    pub fn sample(&self, quality: Quality, source: AccuracySource, label: &str, value: f64, now: Instant) {
+        if !(0.0..=1.0).contains(&value) {
+            let reason = if value.is_nan() {
+                Rejection::NotANumber
+            } else {
+                Rejection::OutOfRange
+            };
+            return self.reject(source, reason);
         }
+        lock(&self.0.cells).sample(quality, source, label, value, now);
+    }
+
+    /// A sample that could not be had.
+    pub fn reject(&self, source: AccuracySource, reason: Rejection) {
+        *lock(&self.0.cells).rejected.entry((source, reason)).or_default() += 1;
+    }
+
+    /// Voxels of a volume that the model has worked on.
+    pub fn voxels(&self, count: u64) {
         let mut cells = lock(&self.0.cells);
-        let key = (source, label.to_owned());
-        cells.accuracy.entry(key).or_insert_with(Accuracy::new).add(value, now);
+        cells.voxels = cells.voxels.saturating_add(count);
+    }
+
+    /// Time that one stage of the model's work took. `stage` is a name from the configuration.
+    pub fn stage(&self, stage: &str, duration: Duration) {
+        lock(&self.0.cells).stage(stage, duration);
+    }
+
+    /// A feedback was taken.
+    pub fn feedback(&self, kind: FeedbackKind) {
+        lock(&self.0.cells).feedback[kind as usize] += 1;
+    }
+
+    /// Neither the true mask nor the model's has a voxel of `label`: right, but no Dice.
+    pub fn both_empty(&self, label: &str) {
+        *lock(&self.0.cells).both_empty.entry(label.to_owned()).or_default() += 1;
+    }
+
+    /// A mask was not kept, or not to its end.
+    pub fn mask_dropped(&self, why: Dropped) {
+        lock(&self.0.cells).masks_dropped[why as usize] += 1;
+    }
+
+    /// How many masks are kept now, and their bytes.
+    pub fn set_masks(&self, count: u64, bytes: u64) {
+        self.0.masks[0].store(count, Ordering::Relaxed);
+        self.0.masks[1].store(bytes, Ordering::Relaxed);
+        lock(&self.0.cells).keeps_masks = true;
     }
 
     /// Whether the version gets traffic (its weight is not 0): a version that gets none has no `model_accuracy`.
@@ -128,29 +135,12 @@ impl ModelSeries {
 
     /// The series' values, for an encoder.
     pub(super) fn read(&self, now: Instant) -> Reading {
-        let mut cells = lock(&self.0.cells);
         let active = self.0.active.load(Ordering::Relaxed);
-        let accuracy = cells
-            .accuracy
-            .iter_mut()
-            .map(|((source, label), accuracy)| AccuracyReading {
-                source: *source,
-                label: label.clone(),
-                value: accuracy.value(*source, now).filter(|_| active),
-                samples: accuracy.samples.clone(),
-            });
-        Reading {
-            accuracy: accuracy.collect(),
-            time: cells.time(now),
-            codes: cells
-                .codes
-                .iter()
-                .map(|(code, histogram)| (*code, histogram.clone()))
-                .collect(),
-            in_flight: cells.running.len() as u64,
-            request_bytes: cells.request_bytes,
-            response_bytes: cells.response_bytes,
+        let mut reading = lock(&self.0.cells).read(active, now);
+        if let Some(masks) = &mut reading.masks {
+            *masks = [0, 1].map(|place| self.0.masks[place].load(Ordering::Relaxed));
         }
+        reading
     }
 }
 
@@ -184,168 +174,6 @@ impl Drop for ModelRun {
             };
             lock(&self.series.0.cells).finish(self.id, done, now);
         }
-    }
-}
-
-/// A histogram under a lock.
-#[derive(Clone, Debug)]
-pub(super) struct Histogram {
-    pub(super) bounds: &'static [f64],
-    pub(super) counts: Vec<u64>,
-    pub(super) sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        Self {
-            bounds,
-            counts: vec![0; bounds.len() + 1],
-            sum: 0.0,
-        }
-    }
-
-    fn add(&mut self, value: f64) {
-        let bucket = self
-            .bounds
-            .iter()
-            .position(|bound| value <= *bound)
-            .unwrap_or(self.bounds.len());
-        self.counts[bucket] += 1;
-        self.sum += value;
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
-
-/// What a scrape needs of one version.
-#[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) codes: Vec<(u16, Histogram)>,
-    pub(super) time: Option<f64>,
-    pub(super) accuracy: Vec<AccuracyReading>,
-    pub(super) in_flight: u64,
-    pub(super) request_bytes: u64,
-    pub(super) response_bytes: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct AccuracyReading {
-    pub(super) source: AccuracySource,
-    pub(super) label: String,
-    pub(super) value: Option<f64>,
-    pub(super) samples: Histogram,
-}
-
-#[derive(Debug)]
-struct Cells {
-    codes: BTreeMap<u16, Histogram>,
-    request_bytes: u64,
-    response_bytes: u64,
-    ended: Window,
-    held: Held,
-    running: BTreeMap<u64, Instant>,
-    next_run: u64,
-    accuracy: BTreeMap<(AccuracySource, String), Accuracy>,
-}
-
-impl Cells {
-    fn new() -> Self {
-        Self {
-            codes: BTreeMap::new(),
-            request_bytes: 0,
-            response_bytes: 0,
-            ended: Window::new(TIME_WINDOW),
-            held: Held::default(),
-            running: BTreeMap::new(),
-            next_run: 0,
-            accuracy: BTreeMap::new(),
-        }
-    }
-
-    fn finish(&mut self, run: u64, done: ModelDone, now: Instant) {
-        self.running.remove(&run);
-        let seconds = done.duration.as_secs_f64();
-        let histogram = self
-            .codes
-            .entry(fold_code(done.code))
-            .or_insert_with(|| Histogram::new(&INFERENCE_BUCKETS));
-        histogram.add(seconds);
-        self.request_bytes += done.request_bytes;
-        self.response_bytes += done.response_bytes;
-        self.ended.add(now, seconds);
-        self.held.sample(self.ended.mean(now), now);
-    }
-
-    /// The gauge: the mean of what ended in the window and of what runs longer than that mean. Where nothing ended in
-    /// the window, the last mean is what a running request must be older than; where there was none, the window is.
-    fn time(&mut self, now: Instant) -> Option<f64> {
-        let (sum, count) = self.ended.sum(now);
-        let mean = self.held.value(self.ended.mean(now), TIME_HOLD, now);
-        let threshold = mean.unwrap_or(TIME_WINDOW.as_secs_f64());
-        let ages = self
-            .running
-            .values()
-            .map(|started| now.saturating_duration_since(*started).as_secs_f64());
-        let (age_sum, age_count) = ages
-            .filter(|age| *age > threshold)
-            .fold((0.0, 0), |(sum, count), age| (sum + age, count + 1));
-        if age_count == 0 {
-            mean
-        } else {
-            Some((sum + age_sum) / (count + age_count) as f64)
-        }
-    }
-}
-
-/// A gauge's last value, for the time after its window ran empty.
-#[derive(Debug, Default)]
-struct Held {
-    value: Option<f64>,
-    last_sample: Option<Instant>,
-}
-
-impl Held {
-    fn sample(&mut self, mean: Option<f64>, now: Instant) {
-        self.value = mean;
-        self.last_sample = Some(now);
-    }
-
-    fn value(&mut self, mean: Option<f64>, hold: Duration, now: Instant) -> Option<f64> {
-        self.value = mean.or(self.value);
-        let fresh = self
-            .last_sample
-            .is_some_and(|last| now.saturating_duration_since(last) <= hold);
-        mean.or(self.value.filter(|_| fresh))
-    }
-}
-
-#[derive(Debug)]
-struct Accuracy {
-    window: Window,
-    held: Held,
-    samples: Histogram,
-}
-
-impl Accuracy {
-    fn new() -> Self {
-        let window = Window::new(ACCURACY_WINDOW);
-        Self {
-            window,
-            held: Held::default(),
-            samples: Histogram::new(&ACCURACY_BUCKETS),
-        }
-    }
-
-    fn add(&mut self, value: f64, now: Instant) {
-        self.samples.add(value);
-        self.window.add(now, value);
-        self.held.sample(self.window.mean(now), now);
-    }
-
-    fn value(&mut self, source: AccuracySource, now: Instant) -> Option<f64> {
-        self.held.value(self.window.mean(now), source.hold(), now)
     }
 }
 
@@ -395,7 +223,7 @@ impl Models {
                 if now.saturating_duration_since(since) >= LINGER && reading.in_flight == 0 {
                     return false;
                 }
-                reading.accuracy.iter_mut().for_each(|accuracy| accuracy.value = None);
+                reading.forget_quality();
             }
             all.push((labels.clone(), reading));
             true
@@ -482,13 +310,32 @@ mod tests {
     #[test]
     fn accuracy_is_the_mean_of_a_quarter_of_an_hour_and_held_for_a_day() {
         let (series, start) = (ModelSeries::new(), start());
-        series.accuracy(AccuracySource::Reported, "dice", 0.9, start);
-        series.accuracy(AccuracySource::Reported, "dice", 0.7, start);
-        series.accuracy(AccuracySource::Reported, "dice", f64::NAN, start);
-        series.accuracy(AccuracySource::Reported, "dice", f64::INFINITY, start);
-        series.accuracy(AccuracySource::Feedback, "dice", 0.5, start);
-        series.accuracy(AccuracySource::Scraped, "dice", 0.4, start);
-        let values = |now| series.read(now).accuracy.iter().map(|a| a.value).collect::<Vec<_>>();
+        series.sample(Quality::Accuracy, AccuracySource::Reported, "dice", 0.9, start);
+        series.sample(Quality::Accuracy, AccuracySource::Reported, "dice", 0.7, start);
+        for odd in [f64::NAN, f64::INFINITY, 1.01, -0.01] {
+            series.sample(Quality::Accuracy, AccuracySource::Reported, "dice", odd, start);
+        }
+        series.sample(Quality::Confidence, AccuracySource::Reported, "dice", 0.1, start);
+        series.sample(Quality::Accuracy, AccuracySource::Feedback, "dice", 0.5, start);
+        series.sample(Quality::Accuracy, AccuracySource::Scraped, "dice", 0.4, start);
+        let values = |now| {
+            let quality = series.read(now).quality;
+            let (accuracy, confidence) = quality.split_at(3);
+            assert_eq!(confidence.len(), 1, "confidence is never accuracy");
+            accuracy.iter().map(|a| a.value).collect::<Vec<_>>()
+        };
+        let rejected = series.read(start).rejected;
+        let reported = AccuracySource::Reported;
+        assert_eq!(
+            rejected,
+            [
+                (reported, Rejection::NotANumber, 1),
+                (reported, Rejection::OutOfRange, 3)
+            ]
+        );
+        let age = |now| series.read(now).quality[0].age;
+        assert_eq!(age(after(start, 800)), Some(Duration::from_secs(800)));
+        assert_eq!(age(after(start, 24 * 3600 + 1)), None, "no value, no age");
         let mean = (0.9 + 0.7) / 2.0;
         assert_eq!(values(after(start, 800)), [Some(mean), Some(0.4), Some(0.5)]);
         assert_eq!(
@@ -497,7 +344,7 @@ mod tests {
             "a scrape goes stale"
         );
         assert_eq!(values(after(start, 24 * 3600 + 1)), [None, None, None]);
-        assert_eq!(series.read(after(start, 24 * 3600 + 1)).accuracy[0].samples.count(), 2);
+        assert_eq!(series.read(after(start, 24 * 3600 + 1)).quality[0].samples.count(), 2);
         series.set_active(false);
         assert_eq!(values(after(start, 1)), [None, None, None]);
         series.set_active(true);
@@ -519,12 +366,12 @@ mod tests {
         let mut models = Models::default();
         let start = start();
         let series = models.resolve("m", "1", "s");
-        series.accuracy(AccuracySource::Reported, "dice", 0.9, start);
+        series.sample(Quality::Accuracy, AccuracySource::Reported, "dice", 0.9, start);
         models.next_generation(start);
-        assert_eq!(models.read(start)[0].1.accuracy[0].value, Some(0.9));
+        assert_eq!(models.read(start)[0].1.quality[0].value, Some(0.9));
         models.next_generation(start);
         let run = series.start(start);
-        assert_eq!(models.read(start)[0].1.accuracy[0].value, None);
+        assert_eq!(models.read(start)[0].1.quality[0].value, None);
         assert_eq!(models.read(start + LINGER).len(), 1, "one is still running");
         drop(run);
         assert!(models.read(start + LINGER).is_empty());

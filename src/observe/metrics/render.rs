@@ -7,9 +7,8 @@ use std::time::Instant;
 use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, ScopeId, Series};
 use super::encode::{Encoder, Family, Format, Labels as Text};
 use super::labels::{Key, TlsLabels};
-use super::model::{ModelLabels, Reading};
 use super::registry::{Labels, Registry};
-use super::{Metrics, lock, models, scoped, single, unix_seconds};
+use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
 
 /// The words of one series, summed over the workers.
 type Words = Vec<u64>;
@@ -48,7 +47,7 @@ impl Metrics {
             encoder.count(&with_scope(Text::default(), labels), words[0]);
         }
         self.render_servers(&mut encoder, &prefix);
-        render_models(&mut encoder, &lock(&self.models).read(now));
+        render_model::render(&mut encoder, &lock(&self.models).read(now));
         self.process.encode(&mut encoder);
         encoder.finish()
     }
@@ -186,81 +185,6 @@ fn render_connections(encoder: &mut Encoder, prefix: &str, entry_points: &Sums<'
     }
 }
 
-fn render_models(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
-    let base = |labels: &ModelLabels| Text::default().with("model", &labels.model);
-    let rest =
-        |text: Text, labels: &ModelLabels| text.with("service", &labels.service).with("version", &labels.version);
-    let named: Vec<_> = all
-        .iter()
-        .map(|(labels, reading)| (rest(base(labels), labels), labels, reading))
-        .collect();
-    let code_labels = |labels: &ModelLabels, code: u16| {
-        let code = Text::default().with("code", itoa::Buffer::new().format(code));
-        rest(code.with("model", &labels.model), labels)
-    };
-    render_accuracy(encoder, all);
-    encoder.family("", models::IN_FLIGHT);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.in_flight);
-    }
-    encoder.family("", models::DURATION);
-    for (_, labels, reading) in &named {
-        for (code, histogram) in &reading.codes {
-            encoder.histogram(
-                &code_labels(labels, *code),
-                histogram.bounds,
-                &histogram.counts,
-                histogram.sum,
-            );
-        }
-    }
-    encoder.family("", models::TIME);
-    for (text, _, reading) in &named {
-        if let Some(time) = reading.time {
-            encoder.sample(text, time);
-        }
-    }
-    encoder.family("", models::REQUEST_BYTES);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.request_bytes);
-    }
-    encoder.family("", models::REQUESTS);
-    for (_, labels, reading) in &named {
-        for (code, histogram) in &reading.codes {
-            encoder.count(&code_labels(labels, *code), histogram.count());
-        }
-    }
-    encoder.family("", models::RESPONSE_BYTES);
-    for (text, _, reading) in &named {
-        encoder.count(text, reading.response_bytes);
-    }
-}
-
-fn render_accuracy(encoder: &mut Encoder, all: &[(ModelLabels, Reading)]) {
-    let each = || {
-        all.iter()
-            .flat_map(|(labels, reading)| reading.accuracy.iter().map(move |a| (labels, a)))
-    };
-    let text = |labels: &ModelLabels, source: &str, label: &str| {
-        let text = Text::default().with("label", label).with("model", &labels.model);
-        text.with("service", &labels.service)
-            .with("source", source)
-            .with("version", &labels.version)
-    };
-    encoder.family("", models::ACCURACY);
-    for (labels, accuracy) in each() {
-        if let Some(value) = accuracy.value {
-            encoder.sample(&text(labels, accuracy.source.as_str(), &accuracy.label), value);
-        }
-    }
-    encoder.family("", models::SAMPLES);
-    for (labels, accuracy) in each() {
-        let text = text(labels, accuracy.source.as_str(), &accuracy.label);
-        let samples = &accuracy.samples;
-        encoder.histogram(&text, samples.bounds, &samples.counts, samples.sum);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -270,7 +194,7 @@ mod tests {
     use http::Method;
 
     use super::super::{
-        AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, RequestDone,
+        AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, Quality, RequestDone,
         TlsLabels, negotiate,
     };
     use super::*;
@@ -307,7 +231,7 @@ mod tests {
             }
             metrics.server_up(service, "http://127.0.0.1:1").set(1.0);
             let model = metrics.model("mri", "2.0.1", service);
-            model.accuracy(AccuracySource::Reported, "dice", 0.93, now);
+            model.sample(Quality::Accuracy, AccuracySource::Reported, "dice", 0.93, now);
             let run = model.start(now);
             let duration = Duration::from_millis(1500);
             run.finish(
