@@ -1,4 +1,6 @@
-//! What the operator asks: `/ping` and `/metrics`.
+//! What the operator asks: `/ping` and `/metrics`, and about the servers' own metrics `/sd` and `/federate`.
 
+pub mod federate;
 pub mod metrics;
 pub mod ping;
+pub mod sd;

@@ -7,6 +7,8 @@ pub mod units;
 
 pub mod diag;
 
+pub mod imaging;
+
 pub mod observe;
 
 pub mod config;

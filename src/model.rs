@@ -1,15 +1,28 @@
 //! What makes a service a *model*: its series, and accuracy with its provenance.
 
+pub mod answer;
+pub mod feedback;
+pub mod inference;
+pub mod json;
+pub mod mask;
+pub mod masks;
+pub mod multipart;
+pub mod parameters;
+pub mod report;
+pub mod request_id;
+pub mod scrape;
+pub mod server_timing;
 pub mod source;
+pub mod version;
+pub mod voxels;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::http::HeaderMap;
-
 use crate::config::dynamic;
-use crate::observe::metrics::{AccuracySource, Metrics, ModelRun, ModelSeries, Quality, Rejection};
-use source::{Origin, Source};
+use crate::observe::metrics::{Metrics, ModelRun, ModelSeries, Quality};
+use feedback::Recorder;
+use source::Source;
 
 /// What the series of a version are labelled with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +46,8 @@ pub struct ModelPlan {
     pub sources: Vec<Source>,
     /// `serverTiming`
     pub server_timing: Option<dynamic::ServerTiming>,
+    /// Joins answers to the feedback that comes for them, and keeps their masks. `None`: nobody sends feedback.
+    pub recorder: Option<Recorder>,
 }
 
 impl ModelPlan {
@@ -49,6 +64,7 @@ impl ModelPlan {
                 .filter_map(|(quality, source)| Source::new(quality, source))
                 .collect(),
             server_timing: settings.server_timing.clone(),
+            recorder: None,
             identity: Arc::new(Identity {
                 model: name.name.clone(),
                 version: name.version.clone(),
@@ -62,25 +78,10 @@ impl ModelPlan {
     pub fn start(&self) -> ModelRun {
         self.series.start(Instant::now())
     }
+}
 
-    /// Takes samples from an answer's headers.
-    pub fn read_headers(&self, headers: &HeaderMap) {
-        for source in &self.sources {
-            let Origin::Header(name) = &source.origin else { continue };
-            for value in headers.get_all(name) {
-                self.take(source, value.to_str().ok().and_then(|text| text.trim().parse().ok()));
-            }
-        }
-    }
-
-    /// Counts what was found, a number or not, of what the model itself reports.
-    fn take(&self, source: &Source, value: Option<f64>) {
-        let from = AccuracySource::Reported;
-        match value {
-            Some(value) => self
-                .series
-                .sample(source.quality, from, &source.label, value, Instant::now()),
-            None => self.series.reject(from, Rejection::NotANumber),
-        }
-    }
+/// A number that stands for itself: `0.93`, `9.3e-1`, white space around it. Nothing else is one, also not `0,93`: it must not
+/// count as 0.
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok()
 }

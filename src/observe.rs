@@ -12,6 +12,7 @@
 pub mod access_log;
 pub mod clock;
 pub mod escape;
+pub mod exposition;
 pub mod log;
 pub mod metrics;
 pub mod sink;

@@ -33,6 +33,10 @@ pub enum Internal {
     Ping(Arc<crate::admin::ping::Ping>),
     /// `prometheus@internal`
     Prometheus(Arc<crate::observe::metrics::Metrics>),
+    /// `sd@internal`
+    Discovery,
+    /// `federate@internal`
+    Federate(Arc<crate::admin::federate::Federate>),
     /// `noop@internal`: 418, for routers whose middleware always answers.
     Noop,
 }
@@ -54,6 +58,8 @@ impl Service {
             Self::Weighted(weighted) => Box::pin(weighted.handle(request, exchange)).await,
             Self::Internal(Internal::Ping(ping)) => ping.answer(),
             Self::Internal(Internal::Prometheus(metrics)) => crate::admin::metrics::answer(metrics, &request).await,
+            Self::Internal(Internal::Discovery) => crate::admin::sd::answer(&exchange.snapshot),
+            Self::Internal(Internal::Federate(federate)) => federate.answer(&request, &exchange.snapshot).await,
             Self::Internal(Internal::Noop) => error::empty(::http::StatusCode::IM_A_TEAPOT),
         }
     }

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &str)] = &[
     // L0: values and messages. `observe` is called by everything above it and knows nobody.
     ("units", ""),
     ("diag", "units"),
+    ("imaging", ""),
     ("observe", "units diag"),
     // L1: what the user wrote
     ("config", "units diag observe"),
@@ -43,16 +44,21 @@ const LAYERS: &[(&str, &str)] = &[
     ("router", "units diag observe config rule runtime compile listen http"),
     // A chain ends in a service.
     ("middleware", "units diag observe config runtime compile listen http router service"),
-    ("model", "units diag observe config runtime http"),
+    // The scrapes of accuracy run beside the data plane: they ask the servers of a balancer.
+    ("model/scrape", "units diag observe service upstream"),
+    ("model", "units diag observe imaging config runtime http"),
     // A load balancer hands the request on to `upstream/forward`; `ping@internal` and `prometheus@internal` end in `admin`.
     ("service", "units diag observe config runtime tls compile listen http model upstream admin"),
     ("upstream", "units diag observe config runtime tls listen http service model"),
     // L5: the program
-    ("admin", "units diag observe config rule compile runtime http"),
+    // Lists the servers of a snapshot, and asks them.
+    ("admin/sd", "units diag observe config compile http service"),
+    ("admin/federate", "units diag observe config rule compile http service upstream"),
+    ("admin", "units diag observe imaging config rule compile runtime http"),
     ("gateway", "units diag observe config rule provider compile runtime tls listen http router middleware service \
                  upstream model admin"),
-    ("demo", "units diag observe config gateway"),
-    ("cli", "units diag observe config rule provider compile runtime tls middleware admin gateway demo"),
+    ("demo", "units diag observe imaging config gateway"),
+    ("cli", "units diag observe imaging config rule provider compile runtime tls middleware admin gateway demo"),
 ];
 
 /// The only files that may contain `unsafe`, each with the reason in its own documentation.

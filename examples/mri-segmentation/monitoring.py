@@ -113,7 +113,7 @@ class Prometheus:
         ready("Alertmanager", process, f"http://127.0.0.1:{alerts}", "/-/ready", log)
         log = folder / "prometheus.log"
         command = [tool("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address=127.0.0.1:{port}"]
-        command += [f"--storage.tsdb.path={folder / 'data'}", "--enable-feature=native-histograms"]
+        command += [f"--storage.tsdb.path={folder / 'data'}"]
         process = start(stack, command, log, folder)
         ready("Prometheus", process, self.url, "/-/ready", log)
 

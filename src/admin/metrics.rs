@@ -1,25 +1,29 @@
 //! `/metrics`: rendered away from the worker, so that a scrape holds up no request.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use ::http::{HeaderValue, StatusCode, header};
+use ::http::header::{self, HeaderName};
+use ::http::{HeaderValue, StatusCode};
 
 use crate::http::body::ResponseBody;
 use crate::http::{Request, Response, error};
-use crate::observe::metrics::{Metrics, negotiate};
+use crate::observe::metrics::{Encoding, Metrics, negotiate, wants_gzip};
 
-/// The series as of now, in the format that `Accept` asks for; to every method, as at Traefik.
+/// The series as of now, in the form that `Accept` and `Accept-Encoding` ask for; to every method, as at Traefik.
 pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
-    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    let format = negotiate(accept);
-    let metrics = Arc::clone(metrics);
-    match tokio::task::spawn_blocking(move || metrics.render(format, Instant::now())).await {
+    let encoding = Encoding {
+        format: negotiate(fields(request, &header::ACCEPT)),
+        gzip: wants_gzip(fields(request, &header::ACCEPT_ENCODING)),
+    };
+    match metrics.scrape(encoding).await {
         Ok(text) => {
             let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+            let headers = response.headers_mut();
+            let kind = HeaderValue::from_static(encoding.format.content_type());
+            headers.insert(header::CONTENT_TYPE, kind);
+            if encoding.gzip {
+                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
             response
         }
         Err(e) => {
@@ -27,4 +31,10 @@ pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
             error::status_text(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
+}
+
+/// All fields of a name that are text.
+fn fields<'a>(request: &'a Request, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = request.headers().get_all(name).iter();
+    values.filter_map(|value| value.to_str().ok())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Context;
 use super::routers::Plan;
 use super::snapshot::RouterPlan;
+use crate::admin::federate::Federate;
 use crate::config::static_config::{RedirectEntryPoint, Static};
 use crate::diag::{Diagnostic, did_you_mean};
 use crate::listen::entry_point::EntryPoint;
@@ -38,26 +39,33 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
         let service = Service::Internal(Internal::Ping(Arc::clone(&context.ping)));
         add(
             plan,
-            "ping@internal",
+            plan_internal(context, entry_point, "ping@internal", Vec::new(), &service),
             "PathPrefix(`/ping`)",
             i64::MAX,
-            Vec::new(),
-            &service,
         );
     }
     if let Some(prometheus) = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref())
         && !prometheus.manual_routing
         && prometheus.entry_point == entry_point.name
     {
-        let service = Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics)));
-        add(
-            plan,
-            "prometheus@internal",
-            "PathPrefix(`/metrics`)",
-            i64::MAX,
-            Vec::new(),
-            &service,
-        );
+        let own = [
+            (
+                "prometheus@internal",
+                "PathPrefix(`/metrics`)",
+                Internal::Prometheus(Arc::clone(&context.metrics)),
+            ),
+            ("sd@internal", "Path(`/sd`)", Internal::Discovery),
+            (
+                "federate@internal",
+                "Path(`/federate`)",
+                Internal::Federate(federate(context)),
+            ),
+        ];
+        for (name, rule, service) in own {
+            let service = Service::Internal(service);
+            let router = plan_internal(context, entry_point, name, Vec::new(), &service);
+            add(plan, router, rule, i64::MAX);
+        }
     }
     let redirection = settings
         .entry_points
@@ -69,13 +77,17 @@ pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &
         let noop = Service::Internal(Internal::Noop);
         add(
             plan,
-            &name,
+            plan_internal(context, entry_point, &name, vec![Arc::new(redirect)], &noop),
             "HostRegexp(`^.+$`)",
             to.priority,
-            vec![Arc::new(redirect)],
-            &noop,
         );
     }
+}
+
+/// What all requests for `/federate` share, whatever the snapshot.
+pub(super) fn federate(context: &Context) -> Arc<Federate> {
+    let metrics = || Arc::clone(&context.metrics);
+    context.runtime.state("federate", "", || Federate::new(metrics()))
 }
 
 /// The redirection that an entry point asks for. The start has checked that there is one.
@@ -127,29 +139,41 @@ fn which(context: &Context, name: &str) -> String {
     }
 }
 
-fn add(
-    plan: &mut Plan,
+/// Whether requests to internal services are counted, and whether they are logged: `addInternals` of either.
+pub(super) fn internals(settings: &Static) -> (bool, bool) {
+    let counted = settings.metrics.as_ref().is_some_and(|metrics| metrics.add_internals);
+    let logged = settings.access_log.as_ref().is_some_and(|log| log.add_internals);
+    (counted, logged)
+}
+
+fn plan_internal(
+    context: &Context,
+    entry_point: &EntryPoint,
     name: &str,
-    text: &str,
-    priority: i64,
     middlewares: Vec<Arc<dyn Middleware>>,
     service: &Service,
-) {
-    let rule = Arc::new(rule::parse(text).expect("the rules of internal routers are right"));
-    let router = Arc::new(RouterPlan {
+) -> RouterPlan {
+    let service_name = match service {
+        Service::Internal(Internal::Noop) => "noop@internal",
+        _ => name,
+    };
+    let (counted, logged) = internals(&context.settings);
+    RouterPlan {
         name: name.to_owned(),
-        service_name: match service {
-            Service::Internal(Internal::Noop) => "noop@internal".to_owned(),
-            _ => name.to_owned(),
-        },
+        service_name: service_name.to_owned(),
         middlewares,
         service: service.clone(),
-        series: None,
-        metrics: false,
-        access_logs: false,
-    });
+        series: counted.then(|| context.metrics.router(name, service_name)),
+        metrics: counted && entry_point.metrics,
+        access_logs: logged && entry_point.access_logs,
+    }
+}
+
+fn add(plan: &mut Plan, router: RouterPlan, text: &str, priority: i64) {
+    let rule = Arc::new(rule::parse(text).expect("the rules of internal routers are right"));
+    let router = Arc::new(router);
     // A redirection concerns clear text only; the others answer however they are asked.
-    if !name.contains("-to-") {
+    if !router.name.contains("-to-") {
         plan.secure.push(Entry {
             rule: Arc::clone(&rule),
             priority,

@@ -15,6 +15,7 @@ use crate::middleware::chain::Walk;
 use crate::middleware::{BuildContext, BuildError, Middleware, registry};
 use crate::router::{Entry, shadowed};
 use crate::rule::{self, Rule, RuleError};
+use crate::service::Service;
 use crate::tls::server::{RouterTls, ServerTls, TlsSetup};
 
 /// The highest priority that a user may give; Gantry's own routers stand above it.
@@ -232,6 +233,10 @@ impl<'a> Compiler<'a> {
         }
         let (service_name, service) = found.filter(|_| sound)?;
         let observability = &settings.observability;
+        let (counted, logged) = match service {
+            Service::Internal(_) => entry_points::internals(&self.context.settings),
+            _ => (true, true),
+        };
         Some(Entry {
             rule: Arc::clone(&router.rule),
             priority: router.priority,
@@ -241,8 +246,8 @@ impl<'a> Compiler<'a> {
                 service_name,
                 middlewares,
                 service,
-                metrics: observability.metrics.unwrap_or(entry_point.metrics),
-                access_logs: observability.access_logs.unwrap_or(entry_point.access_logs),
+                metrics: counted && observability.metrics.unwrap_or(entry_point.metrics),
+                access_logs: logged && observability.access_logs.unwrap_or(entry_point.access_logs),
             }),
         })
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ::http::HeaderValue;
 
 use super::Context;
+use super::entry_points::federate;
 use super::names::{find, local, qualified};
 use super::snapshot::RouterPlan;
 use super::transports::Transports;
@@ -15,7 +16,7 @@ use crate::config::dynamic::{self, Dynamic};
 use crate::diag::Diagnostic;
 use crate::model::ModelPlan;
 use crate::service::health::HealthPlan;
-use crate::service::load_balancer::LoadBalancer;
+use crate::service::load_balancer::{LoadBalancer, MetricsPlan};
 use crate::service::server::{Scheme, Server, ServerState};
 use crate::service::sticky::{StickyCookie, value_of};
 use crate::service::weighted::{Child, Weighted};
@@ -58,6 +59,8 @@ pub(super) fn build(
             "prometheus",
             Service::Internal(Internal::Prometheus(Arc::clone(&context.metrics))),
         ),
+        ("sd", Service::Internal(Internal::Discovery)),
+        ("federate", Service::Internal(Internal::Federate(federate(context)))),
         ("noop", Service::Internal(Internal::Noop)),
     ]);
     Services {
@@ -73,7 +76,9 @@ impl Services {
             let known = self.internal.get(internal).cloned();
             let error = || {
                 let error = Diagnostic::error(path, format!("the service `{name}` is not built yet"));
-                Box::new(error.help("built are: ping@internal, prometheus@internal, noop@internal"))
+                Box::new(error.help(
+                    "built are: ping@internal, prometheus@internal, sd@internal, federate@internal, noop@internal",
+                ))
             };
             return known.map(|service| (name.to_owned(), service)).ok_or_else(error);
         }
@@ -215,7 +220,11 @@ impl Builder<'_> {
             .state("wrr", format!("{full} {}", identity.join(" ")), || Cursor::new(count));
         let (weights, servers) = members.into_iter().unzip();
         let health_check = settings.health_check.as_ref().map(HealthPlan::new);
-        let model = ModelPlan::new(service, &full, &self.context.metrics);
+        let metrics = service
+            .metrics
+            .as_ref()
+            .map(|metrics| self.metrics(metrics, service, &full, &settings.servers, &transport));
+        let model = ModelPlan::new(service, &full, &self.context.metrics).map(Arc::new);
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
             sticky: settings
@@ -230,6 +239,7 @@ impl Builder<'_> {
             pass_host_header: settings.pass_host_header,
             health_check,
             model,
+            metrics,
         }))
     }
 
@@ -276,6 +286,28 @@ impl Builder<'_> {
         })
     }
 
+    /// A server without weight whose URL is none is left out: nothing else asks for it either.
+    fn metrics(
+        &self,
+        metrics: &dynamic::ServiceMetrics,
+        service: &dynamic::Service,
+        full: &str,
+        servers: &[dynamic::Server],
+        transport: &Arc<crate::upstream::transport::Transport>,
+    ) -> MetricsPlan {
+        let servers = servers
+            .iter()
+            .filter_map(|server| self.server(full, server, transport).ok());
+        let by_url: BTreeMap<String, Arc<Server>> = servers.map(|s| (s.url.clone(), Arc::new(s))).collect();
+        let model = service.model.clone().unwrap_or_default();
+        MetricsPlan {
+            path: metrics.path.clone(),
+            model: model.name,
+            version: model.version,
+            servers: by_url.into_values().collect(),
+        }
+    }
+
     fn weighted(&mut self, name: &str, path: &str, settings: &dynamic::Weighted) -> Result<Arc<Weighted>, ()> {
         let full = qualified(name);
         let mut children = Vec::new();
@@ -294,19 +326,22 @@ impl Builder<'_> {
             let Ok(service) = self.service(&key) else {
                 return self.fail(spoilt(at, &child.name));
             };
-            if child.weight > 0 {
-                // Cookies carry the name as the file writes it, as Traefik's do.
-                let name = child.name.clone();
-                children.push((
-                    child.weight,
-                    Child {
-                        sticky: value_of(&name),
-                        name,
-                        service,
-                    },
-                ));
-            }
+            children.push((child.weight.max(0), qualified(&key), child.name.clone(), service));
         }
+        // Only now is it certain that the service is served: its series must not tell of one that is not.
+        let children = children.into_iter().filter_map(|(weight, variant, name, service)| {
+            let series = self.context.metrics.variant(&full, &variant, weight);
+            // Cookies carry the name as the file writes it, as Traefik's do.
+            let sticky = value_of(&name);
+            let child = Child {
+                name,
+                sticky,
+                service,
+                series,
+            };
+            (weight > 0).then_some((weight, child))
+        });
+        let children: Vec<(i64, Child)> = children.collect();
         if children.is_empty() {
             let warning = Diagnostic::warning(format!("{path}.weighted.services"), "the weights sum to 0");
             self.diagnostics

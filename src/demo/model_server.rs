@@ -31,10 +31,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::nifti::{self, Voxels};
 use super::phantom::Phantom;
 pub use super::segment::ModelVersion;
 use super::segment::{dice, segment};
+use crate::imaging::nifti::{self, Voxels};
 
 /// The largest request body: 512 MiB.
 pub const MAX_BODY_BYTES: u64 = 512 << 20;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::nifti::{self, Geometry, Volume, Voxels};
+use crate::imaging::nifti::{self, Geometry, Volume, Voxels};
 
 /// The name that `descrip` begins with.
 pub const GENERATOR: &str = "gantry-phantom";

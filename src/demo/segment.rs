@@ -3,7 +3,7 @@
 //! Version 1 thresholds by Otsu's method and keeps the largest connected piece; version 2 smooths first, so that noise
 //! neither eats holes into the brain nor builds bridges to the scalp. Also here: the Dice coefficient they are judged by.
 
-use super::nifti::Volume;
+use crate::imaging::nifti::Volume;
 
 /// Which of the two stand-ins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +167,9 @@ fn flood(mask: &mut [u8], [nx, ny, nz]: [usize; 3], start: usize, from: u8, to: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::nifti::{self, Geometry};
     use super::super::phantom::Phantom;
     use super::*;
+    use crate::imaging::nifti::{self, Geometry};
 
     fn volume(size: [usize; 3], voxels: Vec<f32>) -> Volume {
         Volume {

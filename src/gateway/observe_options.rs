@@ -1,6 +1,9 @@
 //! What the `log`, `accessLog` and `metrics` sections mean to `observe`, which knows no configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use ::http::HeaderName;
 
 use crate::config::static_config::{AccessLog, AccessLogFormat, FieldMode, Log, LogFormat, LogLevel, Prometheus};
 use crate::observe::access_log::{AccessLogOptions, FieldOptions, FilterOptions, Format, Mode};
@@ -28,7 +31,7 @@ impl From<&Log> for LogOptions {
 impl From<&AccessLog> for AccessLogOptions {
     fn from(log: &AccessLog) -> Self {
         let filters = log.filters.clone().unwrap_or_default();
-        let names = |names: &std::collections::BTreeMap<String, FieldMode>| {
+        let names = |names: &BTreeMap<String, FieldMode>| {
             names.iter().map(|(name, field)| (name.clone(), mode(*field))).collect()
         };
         Self {
@@ -71,6 +74,11 @@ impl From<&Prometheus> for MetricsOptions {
             entry_points: prometheus.add_entry_points_labels,
             routers: prometheus.add_routers_labels,
             services: prometheus.add_services_labels,
+            header_labels: prometheus
+                .header_labels
+                .iter()
+                .filter_map(|(label, header)| Some((label.clone(), HeaderName::try_from(header).ok()?)))
+                .collect(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -13,12 +13,15 @@ use crate::compile::{Compiled, Context, compile};
 use crate::config::dynamic::Dynamic;
 use crate::config::{self, Decoded, Merged, Resources};
 use crate::diag::Diagnostic;
+use crate::model::scrape::Scraper;
 use crate::observe::log::LIFECYCLE;
-use crate::observe::metrics::CertificateLabels;
+use crate::observe::metrics::{CertificateLabels, ServedServer};
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
 use crate::provider::{Event, Problem, Reason, SourceFile};
 use crate::service::health::Prober;
+use crate::service::load_balancer::LoadBalancer;
+use crate::service::server::Server;
 
 /// What is wrong in a file.
 type Mistakes = Vec<Diagnostic>;
@@ -31,9 +34,12 @@ pub(super) struct Reloader {
     serving: (Dynamic, Resources),
     /// The last news held a file that does not count.
     failing: bool,
+    /// How long the first load took.
+    first: Duration,
     published: Option<Arc<ArcSwap<Snapshot>>>,
     provider: Option<FileHandle>,
     prober: Prober,
+    scraper: Scraper,
 }
 
 impl Reloader {
@@ -42,14 +48,17 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with the files; what is wrong with single objects disables those alone, and is logged.
     pub(super) fn start(context: Context, provider: Option<&mut FileProvider>) -> anyhow::Result<(Self, Compiled)> {
+        let begun = Instant::now();
         let mut reloader = Self {
             context,
             files: LastGood::new(),
             serving: (Dynamic::default(), Resources::default()),
             failing: false,
+            first: Duration::ZERO,
             published: None,
             provider: provider.as_deref().map(FileProvider::handle),
             prober: Prober::default(),
+            scraper: Scraper::default(),
         };
         let files = match provider {
             None => Vec::new(),
@@ -75,6 +84,7 @@ impl Reloader {
             );
         }
         let compiled = reloader.compile(&merged);
+        reloader.first = begun.elapsed();
         Ok((reloader, compiled))
     }
 
@@ -85,7 +95,8 @@ impl Reloader {
     /// Puts the first snapshot where the workers find it.
     pub(super) fn publish(&mut self, compiled: Compiled) -> Arc<ArcSwap<Snapshot>> {
         let published = Arc::new(ArcSwap::from_pointee(compiled.snapshot));
-        self.note(compiled.certificates, true);
+        self.context.metrics.reload_took(self.first);
+        self.note(&published.load(), compiled.certificates, true);
         self.published = Some(Arc::clone(&published));
         published
     }
@@ -99,6 +110,7 @@ impl Reloader {
 
     /// Takes a provider's news.
     pub(super) fn apply(&mut self, event: &Event) {
+        let begun = Instant::now();
         for problem in &event.problems {
             tracing::error!(target: LIFECYCLE, "{problem}");
         }
@@ -120,33 +132,50 @@ impl Reloader {
             return;
         }
         let compiled = self.compile_with(&merged, resources);
-        self.install(compiled, ok);
+        self.install(compiled, ok, begun);
     }
 
     /// One of the two outcomes of a reload: the new snapshot serves from the next request on.
-    fn install(&mut self, compiled: Compiled, ok: bool) {
+    fn install(&mut self, compiled: Compiled, ok: bool, begun: Instant) {
         let generation = compiled.snapshot.generation;
+        let snapshot = Arc::new(compiled.snapshot);
         if let Some(published) = &self.published {
-            published.store(Arc::new(compiled.snapshot));
+            published.store(Arc::clone(&snapshot));
         }
-        self.note(compiled.certificates, ok);
+        self.context.metrics.reload_took(begun.elapsed());
+        self.note(&snapshot, compiled.certificates, ok);
         self.probe();
         self.context.runtime.sweep();
         tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
     /// Tells the metrics of a snapshot that is served from now on.
-    fn note(&self, certificates: Vec<CertificateLabels>, ok: bool) {
+    fn note(&self, snapshot: &Snapshot, certificates: Vec<CertificateLabels>, ok: bool) {
         let metrics = &self.context.metrics;
+        let each = |balancer: &Arc<LoadBalancer>| {
+            let service = balancer.name.clone();
+            let server = move |server: &Arc<Server>| ServedServer {
+                service: service.clone(),
+                url: server.url.clone(),
+                load: Arc::clone(&server.state) as _,
+            };
+            // Where the servers' own metrics are read, those without weight count too.
+            let metrics = balancer.metrics.as_ref().map(|plan| &plan.servers);
+            let servers = metrics.unwrap_or(&balancer.servers);
+            servers.iter().map(server).collect::<Vec<_>>()
+        };
+        metrics.set_servers(snapshot.balancers.iter().flat_map(each));
         metrics.set_certificates(certificates);
         metrics.reload(ok, SystemTime::now());
         metrics.next_generation(Instant::now());
     }
 
-    /// Brings the health checks in line with the snapshot that is served.
+    /// Brings health checks and scrapes in line with the snapshot that is served.
     pub(super) fn probe(&mut self) {
         if let Some(published) = &self.published {
-            self.prober.update(&published.load().balancers, &self.context.metrics);
+            let snapshot = published.load();
+            self.prober.update(&snapshot.balancers, &self.context.metrics);
+            self.scraper.update(&snapshot.balancers, &self.context.metrics);
         }
     }
 

@@ -64,6 +64,7 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
             url: &server.url,
             addr: server.authority.to_str().unwrap_or_default(),
         });
+    let (id, mut id_text) = (exchange.request_id, uuid::Uuid::encode_buffer());
     let headers = |map| facts.keep_headers.then_some(map);
     let path = facts
         .target
@@ -83,6 +84,7 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
         protocol: facts.version,
         scheme: if connection.tls.is_some() { "https" } else { "http" },
         entry_point: &connection.entry_point.name,
+        request_id: id.map(|id| &*id.hyphenated().encode_lower(&mut id_text)),
         request_size: exchange.meter.bytes.get(),
         status: exchange.status,
         response_size: exchange.bytes_out,

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body::Body as _;
+use smallvec::SmallVec;
 
 use super::access;
 use super::body::{BodyMeter, ResponseBody, SharedIncoming};
 use super::worker::Worker;
 use crate::compile::snapshot::{RouterPlan, Snapshot};
 use crate::listen::connection::{Active, ConnectionInfo};
-use crate::observe::metrics::{MethodLabel, ModelDone, ModelRun, ProtocolLabel, RequestDone, TlsLabels};
+use crate::observe::metrics::{
+    HeaderValues, MethodLabel, ModelDone, ModelRun, ProtocolLabel, RequestDone, TlsLabels, VariantSeries,
+};
 use crate::service::Upstream;
 use crate::service::server::InFlight;
 use crate::upstream::upgrade::Tunnel;
@@ -72,6 +75,8 @@ pub struct Exchange {
     pub router: Option<Arc<RouterPlan>>,
     /// The service (a load balancer) and server that took the request last.
     pub upstream: Option<Upstream>,
+    /// The children of weighted services on the way there, outermost first. Whoever tries a request again empties it.
+    pub variants: SmallVec<[VariantSeries; 4]>,
     /// The user that authenticated, for the log.
     pub user: Option<String>,
     /// What the server answered.
@@ -88,8 +93,12 @@ pub struct Exchange {
     pub method: MethodLabel,
     /// The protocol as metrics name it.
     pub protocol: ProtocolLabel,
+    /// The values of the metrics' header labels.
+    pub header_values: HeaderValues,
     /// A running inference, for the `model_*` series.
     pub model_run: Option<ModelRun>,
+    /// The id that a request to a model was given.
+    pub request_id: Option<uuid::Uuid>,
     /// The client understands interim answers, and can be sent them: it speaks HTTP/1.1.
     pub takes_interim: bool,
     /// The connection is busy with it.
@@ -127,6 +136,7 @@ impl Exchange {
             meter: Rc::new(BodyMeter::default()),
             router: None,
             upstream: None,
+            variants: SmallVec::new(),
             user: None,
             origin: None,
             retries: 0,
@@ -135,7 +145,9 @@ impl Exchange {
             complete: false,
             method: MethodLabel::of(&Method::GET),
             protocol: ProtocolLabel::default(),
+            header_values: HeaderValues::default(),
             model_run: None,
+            request_id: None,
             takes_interim: false,
             active: None,
             in_flight: None,
@@ -211,6 +223,8 @@ impl Exchange {
                 entry_point: Some(self.connection.entry_point.series),
                 router: router.and_then(|r| r.series),
                 service: service.map(|s| s.series),
+                variants: &self.variants,
+                headers: self.header_values,
                 code: self.status,
                 method: self.method,
                 protocol: self.protocol,

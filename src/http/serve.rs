@@ -81,6 +81,7 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     if let Some(log) = &mut exchange.log {
         access::keep_request_headers(log, &parts.headers);
     }
+    exchange.header_values = exchange.worker.metrics.header_values(&parts.headers);
     exchange.append_forwarded_for = entry_point.append_forwarded_for;
     exchange.protocol = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => ProtocolLabel::Websocket,

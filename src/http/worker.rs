@@ -79,7 +79,7 @@ impl Worker {
         let deadlines = Deadlines::new();
         Rc::new(Self {
             index,
-            pools: Pools::new(Rc::clone(&deadlines)),
+            pools: Pools::new(Rc::clone(&deadlines), metrics.idle_connections()),
             deadlines,
             dns: Dns::default(),
             metrics,

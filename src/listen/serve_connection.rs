@@ -100,7 +100,13 @@ async fn run(
             let local = tcp.local_addr().ok().map(|a| a.ip().to_canonical());
             let snapshot = worker.snapshot();
             let plan = &snapshot.entry_points[entry_point.index];
+            let mut handshake = Handshake {
+                worker,
+                entry_point,
+                ok: false,
+            };
             let (stream, info) = plan.tls.accept(tcp, local).await.map_err(io::Error::other)?;
+            handshake.ok = true;
             (Socket::Tls(Box::new(stream)), Some(info))
         }
         Greeting::Http1 | Greeting::Http2 => (Socket::Plain(tcp), None),
@@ -117,6 +123,19 @@ async fn run(
         http1(worker, &info, state, io).await
     };
     served.map_err(io::Error::other)
+}
+
+/// A TLS handshake, counted when it is over. One that is given up, as by a deadline, failed.
+struct Handshake<'a> {
+    worker: &'a Worker,
+    entry_point: &'a EntryPoint,
+    ok: bool,
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.worker.metrics.handshake(self.entry_point.series, self.ok);
+    }
 }
 
 fn connection_info(entry_point: &Arc<EntryPoint>, peer: SocketAddr, tls: Option<TlsInfo>) -> ConnectionInfo {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ::http::HeaderName;
 
+use super::json::Pointer;
 use crate::config::dynamic::{SampleOrigin, SampleSource};
 use crate::observe::metrics::Quality;
 
@@ -28,7 +29,7 @@ pub enum Origin {
     /// The answer's body, or one part of it.
     Json {
         /// RFC 6901.
-        pointer: String,
+        pointer: Pointer,
         /// Name of the part of a multipart answer; empty: the first of a JSON type.
         part: String,
         /// Most bytes of JSON, decompressed.
@@ -46,14 +47,14 @@ pub enum Origin {
 }
 
 impl Source {
-    /// Compiles an entry; `None` where its name is no header, which the configuration has refused already.
+    /// Compiles an entry; `None` where its name is no header or its pointer none, which the configuration has refused already.
     #[must_use]
     pub fn new(quality: Quality, settings: &SampleSource) -> Option<Self> {
         let origin = match settings.from {
             SampleOrigin::Header => Origin::Header(HeaderName::try_from(&settings.name).ok()?),
             SampleOrigin::Trailer => Origin::Trailer(HeaderName::try_from(&settings.name).ok()?),
             SampleOrigin::Json => Origin::Json {
-                pointer: settings.pointer.clone(),
+                pointer: Pointer::parse(&settings.pointer)?,
                 part: settings.part.clone(),
                 max_bytes: usize::try_from(settings.max_bytes).unwrap_or(usize::MAX),
             },

@@ -5,20 +5,30 @@
 //!
 //! * The control thread turns labels into small handles at each compile ([`Metrics::entry_point`] and its siblings).
 //! * A worker counts through [`WorkerMetrics`]: cells that only it writes, found by handle, without a lock.
-//! * A scrape ([`Metrics::render`]) sums the cells of all workers.
+//! * A scrape ([`Metrics::scrape`]) sums the cells of all workers and writes them, away from the workers.
 //!
 //! Invariants: a series never goes backwards while it exists. A series whose router, service or model no generation
 //! asks for vanishes [`LINGER`] after it was last asked for; when it comes back later, it starts at zero. Label values
-//! come from the configuration and from fixed sets, never from a request.
+//! come from the configuration and from fixed sets. The one exception are header labels, which the operator asks for.
+//! Whatever a peer chooses of a label (code, method, protocol, a header) has a cap, with `other` for the rest.
 
+mod cap;
 pub mod cells;
 pub mod encode;
+mod gateway;
+pub mod header_labels;
 pub mod labels;
 pub mod model;
+pub mod native;
+mod negotiate;
 pub mod process;
+mod protobuf;
 mod registry;
 mod render;
 mod render_model;
+mod scrape;
+pub mod servers;
+mod sum;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -26,16 +36,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use cells::{EntryPointSeries, RequestDone, RouterSeries, ServiceSeries, WorkerMetrics};
-pub use encode::{Format, negotiate};
+use http::HeaderName;
+
+pub use cells::{
+    EntryPointSeries, IdleConnections, RequestDone, RouterSeries, ServiceSeries, VariantSeries, WorkerMetrics,
+};
+pub use encode::Format;
+pub use gateway::FeedbackResult;
+pub use header_labels::HeaderValues;
 pub use labels::{MethodLabel, ProtocolLabel, TlsLabels};
 pub use model::{AccuracySource, Dropped, FeedbackKind, ModelDone, ModelRun, ModelSeries, Quality, Rejection};
+pub use negotiate::{negotiate, wants_gzip};
+pub use scrape::Encoding;
+pub use servers::{Probes, ScrapeError, ServedServer, ServerLoad};
 
-use cells::Published;
+use cap::Caps;
+use cells::{ScopeId, Shared, Shown};
 use encode::{Family, Kind};
+use gateway::{Feedback, Reloads};
+use header_labels::HeaderLabels;
 use model::Models;
 use process::Process;
 use registry::{Labels, Registry};
+use scrape::Answers;
+use servers::Servers;
+use sum::Cells;
 
 /// How long a series stays on `/metrics` after its router, service or model went: long enough for every Prometheus
 /// to scrape the last increments.
@@ -123,6 +148,74 @@ mod single {
         "access_log_dropped_lines",
         Kind::Counter,
         "Access log lines that were dropped because the disk or the reader could not keep up.",
+    );
+}
+
+/// The families that Traefik has none of: `gantry_{name}`, whatever the prefix.
+mod own {
+    use super::{Family, Kind};
+
+    pub(super) const RELOAD_FAILURES: Family = Family::new(
+        "config_reload_failures",
+        Kind::Counter,
+        "Changes of the configuration that were refused, in whole or in part.",
+    );
+    pub(super) const RELOAD_DURATION: Family = Family::new(
+        "config_reload_duration_seconds",
+        Kind::Gauge,
+        "Time that the last reload took, from reading to serving.",
+    );
+    pub(super) const OVERFLOW: Family = Family::new(
+        "metrics_overflow",
+        Kind::Counter,
+        "Requests that were counted under `other` because a cap on labels was reached.",
+    );
+    pub(super) const HANDSHAKES: Family = Family::new(
+        "tls_handshakes",
+        Kind::Counter,
+        "TLS handshakes with clients, by result.",
+    );
+    pub(super) const DIALLED: Family = Family::new(
+        "service_connections_opened",
+        Kind::Counter,
+        "Connections to servers that were made for requests.",
+    );
+    pub(super) const REUSED: Family = Family::new(
+        "service_connections_reused",
+        Kind::Counter,
+        "Requests that went over a connection to a server that was there before.",
+    );
+    pub(super) const DIAL_FAILED: Family = Family::new(
+        "service_connection_failures",
+        Kind::Counter,
+        "Connections to servers that could not be made.",
+    );
+    pub(super) const IDLE: Family = Family::new(
+        "upstream_connections_idle",
+        Kind::Gauge,
+        "Idle HTTP/1.1 connections to servers.",
+    );
+    pub(super) const PROBES: Family = Family::new(
+        "service_server_probes",
+        Kind::Counter,
+        "Health checks of a server, by result.",
+    );
+    pub(super) const SERVER_IN_FLIGHT: Family = Family::new(
+        "service_server_in_flight",
+        Kind::Gauge,
+        "Requests that run on a server.",
+    );
+    pub(super) const VARIANT_WEIGHT: Family = Family::new(
+        "variant_weight",
+        Kind::Gauge,
+        "Configured weight of a child of a weighted service.",
+    );
+    pub(super) const FEEDBACK: Family =
+        Family::new("feedback_requests", Kind::Counter, "Requests with feedback, by result.");
+    pub(super) const SCRAPE_ERRORS: Family = Family::new(
+        "scrape_errors",
+        Kind::Counter,
+        "Metrics of a server that could not be read, by reason.",
     );
 }
 
@@ -242,8 +335,10 @@ pub struct MetricsOptions {
     pub entry_points: bool,
     /// `addRoutersLabels`. Default: false.
     pub routers: bool,
-    /// `addServicesLabels`. Default: true.
+    /// `addServicesLabels`, for services and the variants of weighted ones. Default: true.
     pub services: bool,
+    /// `headerLabels`: labels of `*_requests_total` and the request headers that their values come from. Default: none.
+    pub header_labels: BTreeMap<String, HeaderName>,
 }
 
 impl Default for MetricsOptions {
@@ -254,6 +349,7 @@ impl Default for MetricsOptions {
             entry_points: true,
             routers: false,
             services: true,
+            header_labels: BTreeMap::new(),
         }
     }
 }
@@ -303,26 +399,24 @@ pub struct CertificateLabels {
     pub not_after: i64,
 }
 
-#[derive(Debug, Default)]
-struct Reloads {
-    applied: u64,
-    last_applied: Option<SystemTime>,
-    last_failed: bool,
-}
-
 /// The metrics of the process. One object, shared by all threads.
 #[derive(Debug)]
 pub struct Metrics {
     options: MetricsOptions,
-    /// Upper bounds of request durations, sorted: in seconds for the labels, in nanoseconds for the workers.
+    /// Upper bounds of request durations in seconds, sorted.
     bounds: Vec<f64>,
-    bounds_nanos: Arc<[u64]>,
+    shared: Shared,
     registry: Mutex<Registry>,
-    workers: Mutex<Vec<Arc<Mutex<Vec<Published>>>>>,
+    /// What each worker shows; its blocks are those that it made since the last scrape.
+    workers: Mutex<Vec<Arc<Shown>>>,
+    /// All that was made before. Only scrapes lock it.
+    cells: Mutex<Cells>,
+    answers: Answers,
     models: Mutex<Models>,
-    servers: Mutex<BTreeMap<(String, String), Arc<Gauge>>>,
+    servers: Mutex<Servers>,
     certificates: Mutex<Vec<CertificateLabels>>,
     reloads: Mutex<Reloads>,
+    feedback: Feedback,
     log_dropped: Arc<Counter>,
     process: Process,
 }
@@ -335,17 +429,25 @@ impl Metrics {
         bounds.retain(|bound| bound.is_finite() && *bound >= 0.0);
         bounds.sort_by(f64::total_cmp);
         bounds.dedup();
-        let bounds_nanos = bounds.iter().map(|bound| (bound * 1e9).round() as u64).collect();
+        let shared = Shared {
+            bounds: bounds.iter().map(|bound| (bound * 1e9).round() as u64).collect(),
+            entry_points: options.entry_points,
+            caps: Arc::new(Caps::default()),
+            header_labels: HeaderLabels::new(&options.header_labels),
+        };
         Arc::new(Self {
             options,
             bounds,
-            bounds_nanos,
+            shared,
             registry: Mutex::default(),
             workers: Mutex::default(),
+            cells: Mutex::default(),
+            answers: Answers::default(),
             models: Mutex::default(),
             servers: Mutex::default(),
             certificates: Mutex::default(),
             reloads: Mutex::default(),
+            feedback: Feedback::default(),
             log_dropped: Arc::default(),
             process: Process::new(),
         })
@@ -353,7 +455,7 @@ impl Metrics {
 
     /// The handle of an entry point. Entry points never vanish: the static configuration names them.
     pub fn entry_point(&self, name: &str) -> EntryPointSeries {
-        EntryPointSeries(lock(&self.registry).resolve(Labels::EntryPoint(name.to_owned())))
+        EntryPointSeries(self.scope(true, Labels::EntryPoint(name.to_owned())))
     }
 
     /// The handle of a router with its service; both names qualified (`r@file`).
@@ -362,21 +464,34 @@ impl Metrics {
             router: router.to_owned(),
             service: service.to_owned(),
         };
-        RouterSeries(if self.options.routers {
-            lock(&self.registry).resolve(labels)
-        } else {
-            cells::ScopeId::NONE
-        })
+        RouterSeries(self.scope(self.options.routers, labels))
     }
 
     /// The handle of a service; its name qualified (`s@file`).
     pub fn service(&self, service: &str) -> ServiceSeries {
-        let labels = Labels::Service(service.to_owned());
-        ServiceSeries(if self.options.services {
-            lock(&self.registry).resolve(labels)
-        } else {
-            cells::ScopeId::NONE
-        })
+        ServiceSeries(self.scope(self.options.services, Labels::Service(service.to_owned())))
+    }
+
+    /// The handle of a child of a weighted service; both names qualified. `weight` is shown once the snapshot that is
+    /// being compiled is served; the weights of a child that stands there twice are added.
+    pub fn variant(&self, service: &str, variant: &str, weight: i64) -> VariantSeries {
+        let labels = Labels::Variant {
+            service: service.to_owned(),
+            variant: variant.to_owned(),
+        };
+        if self.options.services {
+            lock(&self.registry).weigh(service, variant, weight);
+        }
+        VariantSeries(self.scope(self.options.services, labels))
+    }
+
+    fn scope(&self, is_counted: bool, labels: Labels) -> ScopeId {
+        if !is_counted {
+            return ScopeId::NONE;
+        }
+        let id = lock(&self.registry).resolve(labels.clone());
+        self.shared.caps.add(id, &labels);
+        id
     }
 
     /// The series of a model's version behind a service.
@@ -387,19 +502,11 @@ impl Metrics {
     /// Closes a generation: call it once after each compile whose snapshot was installed, never for one that failed.
     /// What was not asked for since the last call is on its way out.
     pub fn next_generation(&self, now: Instant) {
-        lock(&self.registry).next_generation(now);
+        let mut registry = lock(&self.registry);
+        registry.next_generation(now);
+        self.shared.caps.retain(|id| registry.labels(id).is_some());
+        drop(registry);
         lock(&self.models).next_generation(now);
-    }
-
-    /// The gauge of a server with a health check; the same object for the same labels.
-    pub fn server_up(&self, service: &str, url: &str) -> Arc<Gauge> {
-        let key = (service.to_owned(), url.to_owned());
-        Arc::clone(lock(&self.servers).entry(key).or_default())
-    }
-
-    /// Removes the gauge of a server whose health is no longer probed.
-    pub fn remove_server_up(&self, service: &str, url: &str) {
-        lock(&self.servers).remove(&(service.to_owned(), url.to_owned()));
     }
 
     /// Replaces the list of certificates in use.
@@ -410,16 +517,6 @@ impl Metrics {
         *lock(&self.certificates) = certificates;
     }
 
-    /// Notes that a change of the configuration was applied (`ok`), or refused.
-    pub fn reload(&self, ok: bool, now: SystemTime) {
-        let mut reloads = lock(&self.reloads);
-        reloads.last_failed = !ok;
-        if ok {
-            reloads.applied += 1;
-            reloads.last_applied = Some(now);
-        }
-    }
-
     /// Counts access log lines that were dropped; the access log holds it.
     pub fn access_log_dropped(&self) -> Arc<Counter> {
         Arc::clone(&self.log_dropped)
@@ -427,9 +524,9 @@ impl Metrics {
 
     /// The writing side for one thread. Its cells stay in the sums when the thread ends.
     pub fn worker(&self) -> WorkerMetrics {
-        let published = Arc::default();
-        lock(&self.workers).push(Arc::clone(&published));
-        WorkerMetrics::new(Arc::clone(&self.bounds_nanos), self.options.entry_points, published)
+        let shown = Arc::default();
+        lock(&self.workers).push(Arc::clone(&shown));
+        WorkerMetrics::new(self.shared.clone(), shown)
     }
 }
 

@@ -6,14 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ::http::uri::Authority;
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use ::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -21,8 +16,8 @@ use super::load_balancer::LoadBalancer;
 use super::server::{Health, Scheme, Server};
 use crate::config::dynamic::HealthCheck;
 use crate::observe::metrics::Metrics;
-use crate::tls::server::Alpn;
 use crate::upstream::dns::Dns;
+use crate::upstream::fetch;
 
 /// Most redirects that a check follows, as Go's client does.
 const MAX_REDIRECTS: usize = 10;
@@ -57,17 +52,8 @@ impl HealthPlan {
             settings.scheme.as_str()
         };
         let port = settings.port.unwrap_or(server.port);
-        let host = if server.host.contains(':') {
-            format!("[{}]", server.host)
-        } else {
-            server.host.clone()
-        };
-        let slash = if settings.path.starts_with('/') { "" } else { "/" };
-        let plain = if scheme == "h2c" { "http" } else { scheme };
-        let uri = format!("{plain}://{host}:{port}{slash}{}", settings.path);
-        uri.parse()
-            .map(|uri| (uri, scheme == "h2c"))
-            .map_err(|e| format!("{uri}: {e}"))
+        let uri = fetch::url(scheme, &server.host, port, &settings.path)?;
+        Ok((uri, scheme == "h2c"))
     }
 
     fn is_good(&self, status: StatusCode) -> bool {
@@ -144,11 +130,13 @@ impl Check {
     async fn run(self) {
         let dns = Dns::default();
         let gauge = self.metrics.server_up(&self.service, &self.server.url);
+        let probes = self.metrics.probes(&self.service, &self.server.url);
         let settings = &self.plan.settings;
         tokio::time::sleep(settings.interval.min(Duration::from_secs(10)).mul_f64(fastrand::f64()) / JITTER).await;
         loop {
             let result = timeout(settings.timeout, self.probe(&dns)).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {:?}", settings.timeout)));
+            probes.count(result.is_ok());
             let up = self.judge(&result);
             gauge.set(if up { 1.0 } else { 0.0 });
             let pause = if up {
@@ -204,7 +192,7 @@ impl Check {
     async fn probe(&self, dns: &Dns) -> Result<(), String> {
         let (mut uri, h2c) = self.plan.uri(&self.server)?;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(dns, &uri, h2c).await?;
+            let response = fetch::send(dns, &self.server.transport.tls, &uri, h2c, |h2| self.request(&uri, h2)).await?;
             let location = response
                 .headers()
                 .get(header::LOCATION)
@@ -218,49 +206,6 @@ impl Check {
         Err(format!("more than {MAX_REDIRECTS} redirects"))
     }
 
-    async fn ask(&self, dns: &Dns, uri: &Uri, h2c: bool) -> Result<Response<Incoming>, String> {
-        let host = uri.host().ok_or("no host")?;
-        let secure = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let mut last = "no address".to_owned();
-        for ip in dns.lookup(host).await.map_err(|e| text(&e))? {
-            match TcpStream::connect((ip, port)).await {
-                Ok(tcp) if secure => {
-                    let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    let (tls, alpn) = self
-                        .server
-                        .transport
-                        .tls
-                        .connect(tcp, bare, false)
-                        .await
-                        .map_err(|e| text(&e))?;
-                    let h2 = alpn == Alpn::H2;
-                    return self.send(TokioIo::new(tls), uri, h2).await;
-                }
-                Ok(tcp) => return self.send(TokioIo::new(tcp), uri, h2c).await,
-                Err(e) => last = e.to_string(),
-            }
-        }
-        Err(last)
-    }
-
-    async fn send<I>(&self, io: I, uri: &Uri, h2: bool) -> Result<Response<Incoming>, String>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let request = self.request(uri, h2)?;
-        if h2 {
-            let handshake = http2::handshake(TokioExecutor::new(), io).await;
-            let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
-            tokio::spawn(connection);
-            return sender.send_request(request).await.map_err(|e| e.to_string());
-        }
-        let (mut sender, connection) = http1::handshake(io).await.map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|e| e.to_string())
-    }
-
     fn request(&self, uri: &Uri, h2: bool) -> Result<Request<Empty<Bytes>>, String> {
         let settings = &self.plan.settings;
         let mut request = Request::new(Empty::new());
@@ -272,23 +217,15 @@ impl Check {
         } else {
             settings.hostname.clone()
         };
-        headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|e| e.to_string())?);
         for (name, value) in &settings.headers {
             let name = HeaderName::try_from(name).map_err(|e| e.to_string())?;
             headers.insert(name, HeaderValue::try_from(value).map_err(|e| e.to_string())?);
         }
-        if h2 {
-            // HTTP/2 has the host in the target.
-            let host = headers.remove(header::HOST);
-            let mut parts = uri.clone().into_parts();
-            if let Some(host) = host {
-                parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|e| e.to_string())?);
-            }
-            *request.uri_mut() = Uri::from_parts(parts).map_err(|e| e.to_string())?;
-        } else {
-            let path = uri.path_and_query().map_or("/", |p| p.as_str());
-            *request.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
-        }
+        let host = match headers.remove(header::HOST) {
+            Some(host) => host,
+            None => HeaderValue::try_from(host).map_err(|e| e.to_string())?,
+        };
+        fetch::aim(&mut request, uri, host, h2)?;
         Ok(request)
     }
 }

@@ -35,12 +35,37 @@ pub struct LoadBalancer {
     /// Its series.
     pub series: ServiceSeries,
     /// What makes it a model.
-    pub model: Option<ModelPlan>,
+    pub model: Option<Arc<ModelPlan>>,
+    /// `metrics`
+    pub metrics: Option<MetricsPlan>,
+}
+
+/// A compiled `metrics`: where the servers' own metrics are.
+#[derive(Debug)]
+pub struct MetricsPlan {
+    /// The path on each server, with its query.
+    pub path: String,
+    /// `model.name`; empty without.
+    pub model: String,
+    /// `model.version`; empty without.
+    pub version: String,
+    /// Every server, in the order of their URLs: those without weight too, since they run.
+    pub servers: Vec<Arc<Server>>,
 }
 
 impl LoadBalancer {
     /// Chooses a server and brings the request there.
-    pub async fn handle(self: &Arc<Self>, request: Request, exchange: &mut Exchange) -> Response {
+    pub async fn handle(self: &Arc<Self>, mut request: Request, exchange: &mut Exchange) -> Response {
+        let Some(model) = &self.model else {
+            return self.serve(request, exchange).await;
+        };
+        let inference = model.begin(&mut request, exchange);
+        let mut response = self.serve(request, exchange).await;
+        model.finish(inference, &mut response);
+        response
+    }
+
+    async fn serve(self: &Arc<Self>, request: Request, exchange: &mut Exchange) -> Response {
         let wish = self.wish(&request);
         let chosen = wish.map(Wish::member).or_else(|| self.pick());
         let server = chosen.map(|i| Arc::clone(&self.servers[i]));
@@ -63,9 +88,6 @@ impl LoadBalancer {
         let mut response = forward(self, &server, request, exchange).await;
         if let Some(cookie) = cookie {
             response.headers_mut().append(header::SET_COOKIE, cookie);
-        }
-        if let Some(model) = &self.model {
-            model.read_headers(response.headers());
         }
         response
     }
@@ -128,6 +150,7 @@ mod tests {
             health_check: checked.then(|| HealthPlan::new(&HealthCheck::default())),
             series: Metrics::new(MetricsOptions::default()).service("s@file"),
             model: None,
+            metrics: None,
             servers,
         };
         let mut counts = vec![0; states.len()];

@@ -1,10 +1,12 @@
 //! One server: a backend URL of a load balancer, and what is known of it beyond any snapshot.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use ::http::HeaderValue;
 
+use crate::observe::metrics::ServerLoad;
 use crate::upstream::transport::Transport;
 
 /// The scheme of a server's URL.
@@ -81,6 +83,12 @@ impl ServerState {
     }
 }
 
+impl ServerLoad for ServerState {
+    fn in_flight(&self) -> usize {
+        self.in_flight()
+    }
+}
+
 /// A request that runs on a server.
 #[derive(Debug)]
 pub struct InFlight(Arc<ServerState>);
@@ -114,6 +122,17 @@ pub struct Server {
     pub transport: Arc<Transport>,
     /// What is known of it.
     pub state: Arc<ServerState>,
+}
+
+impl Server {
+    /// A host as URLs write it: an IPv6 address in brackets.
+    #[must_use]
+    pub fn bracketed(host: &str) -> Cow<'_, str> {
+        match host.contains(':') && !host.starts_with('[') {
+            true => Cow::Owned(format!("[{host}]")),
+            false => Cow::Borrowed(host),
+        }
+    }
 }
 
 /// A clear-text server on the loopback interface, for tests.

@@ -10,6 +10,7 @@ use super::sticky::{StickyCookie, Wish};
 use super::wrr::Cursor;
 use crate::http::exchange::Exchange;
 use crate::http::{Request, Response, error};
+use crate::observe::metrics::VariantSeries;
 
 /// A child with its weight.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Child {
     pub sticky: String,
     /// The service.
     pub service: Service,
+    /// Its series within the weighted service.
+    pub series: VariantSeries,
 }
 
 /// A weighted service of a snapshot.
@@ -53,6 +56,7 @@ impl Weighted {
             return error::no_available_server();
         };
         let child = &self.children[chosen];
+        exchange.variants.push(child.series);
         let mut response = child.service.handle(request, exchange).await;
         if let Some(sticky) = &self.sticky
             && !matches!(wish, Some(Wish::Member(_)))

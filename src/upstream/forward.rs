@@ -135,15 +135,23 @@ async fn exchange_with(
     if let Some(sender) = shared {
         match http2::send(sender, balancer, server, parts, body, exchange).await {
             Err(Unanswered::Unsent(request)) => (parts, body) = *request,
-            answered => return Ok(answered?),
+            answered => {
+                exchange.worker.metrics.connection_reused(balancer.series);
+                return Ok(answered?);
+            }
         }
     }
     let wire = match pools.take(server) {
-        Some(wire) => wire,
-        None => match fresh(server, exchange).await? {
+        Some(wire) => {
+            exchange.worker.metrics.connection_reused(balancer.series);
+            wire
+        }
+        None => match fresh(balancer, server, exchange).await? {
             Fresh::Http1(wire) => wire,
             Fresh::Http2(stream) => {
-                let sender = http2::connect(stream, server, exchange).await?;
+                let connected = http2::connect(stream, server, exchange).await;
+                exchange.worker.metrics.dialled(balancer.series, connected.is_ok());
+                let sender = connected?;
                 return Ok(http2::send(sender, balancer, server, parts, body, exchange).await?);
             }
         },
@@ -156,8 +164,13 @@ enum Fresh {
     Http2(Stream),
 }
 
-async fn fresh(server: &Server, exchange: &Exchange) -> Result<Fresh, ForwardError> {
-    let Dialled { stream, http2 } = dial(&exchange.worker, server, exchange.upgrade.is_some()).await?;
+async fn fresh(balancer: &LoadBalancer, server: &Server, exchange: &Exchange) -> Result<Fresh, ForwardError> {
+    let dialled = dial(&exchange.worker, server, exchange.upgrade.is_some()).await;
+    if !matches!(dialled, Ok(Dialled { http2: true, .. })) {
+        // With HTTP/2, the handshake has yet to succeed.
+        exchange.worker.metrics.dialled(balancer.series, dialled.is_ok());
+    }
+    let Dialled { stream, http2 } = dialled?;
     Ok(if http2 {
         Fresh::Http2(stream)
     } else {
@@ -218,7 +231,7 @@ async fn http1(
                 let mut out = Vec::new();
                 head(&mut out, &parts, exchange);
                 pump = old.restart(out).map_err(|_| ForwardError::Closed(error.to_string()))?;
-                wire = match fresh(server, exchange).await? {
+                wire = match fresh(balancer, server, exchange).await? {
                     Fresh::Http1(wire) => wire,
                     Fresh::Http2(_) => return Err(ForwardError::Protocol("the server changed to HTTP/2".into())),
                 };

@@ -13,6 +13,7 @@ use hyper::client::conn::http2::SendRequest;
 use super::http1::Wire;
 use crate::http::body::RequestBody;
 use crate::listen::deadline::{Deadlines, millis};
+use crate::observe::metrics::IdleConnections;
 use crate::service::server::Server;
 
 struct Idle {
@@ -31,6 +32,7 @@ struct Shared {
 /// The pools of one worker.
 pub struct Pools {
     deadlines: Rc<Deadlines>,
+    gauge: IdleConnections,
     http1: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::FixedState>>,
     http2: RefCell<HashMap<u64, Shared, foldhash::fast::FixedState>>,
 }
@@ -44,11 +46,12 @@ impl std::fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// Empty pools.
+    /// Empty pools; `gauge` tells how many idle HTTP/1.1 connections are in them.
     #[must_use]
-    pub fn new(deadlines: Rc<Deadlines>) -> Rc<Self> {
+    pub fn new(deadlines: Rc<Deadlines>, gauge: IdleConnections) -> Rc<Self> {
         Rc::new(Self {
             deadlines,
+            gauge,
             http1: RefCell::default(),
             http2: RefCell::default(),
         })
@@ -61,6 +64,7 @@ impl Pools {
         let pool = pools.get_mut(&server.pool)?;
         let now = self.deadlines.now();
         while let Some(mut idle) = pool.pop() {
+            self.gauge.add(-1);
             if idle.until > now && idle.wire.stream.is_silent() {
                 return Some(idle.wire);
             }
@@ -110,6 +114,7 @@ impl Pools {
             pool.retain_mut(|idle| idle.until > now && idle.wire.stream.is_silent());
             !pool.is_empty()
         });
+        self.gauge.set(self.idle());
         // What runs on a connection that is let go ends first: hyper closes it behind its last stream.
         self.http2
             .borrow_mut()
@@ -119,6 +124,7 @@ impl Pools {
     /// Closes every idle connection.
     pub fn clear(&self) {
         self.http1.borrow_mut().clear();
+        self.gauge.set(0);
         self.http2.borrow_mut().clear();
     }
 
@@ -136,6 +142,13 @@ impl Pools {
         wire.reused = true;
         let until = self.idle_until(server);
         pool.push(Idle { wire, until });
+        self.gauge.add(1);
+    }
+}
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        self.gauge.set(0);
     }
 }
 
@@ -206,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_connections_that_are_still_silent_are_kept() {
-        let pools = Pools::new(Deadlines::new());
+        let pools = Pools::new(Deadlines::new(), IdleConnections::default());
         let server = server(Duration::ZERO, Some(3));
         let mut far = Vec::new();
         for i in 0..4 {
@@ -234,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn idle_connections_end_by_their_timeout_and_where_none_is_wanted() {
         let deadlines = Deadlines::new();
-        let pools = Pools::new(Rc::clone(&deadlines));
+        let pools = Pools::new(Rc::clone(&deadlines), IdleConnections::default());
         let (first, _far) = connection().await;
         let (second, _other) = connection().await;
         let short = server(Duration::from_millis(10), Some(3));
@@ -254,7 +267,7 @@ mod tests {
             .build_local(tokio::runtime::LocalOptions::default());
         runtime.expect("a runtime").block_on(async {
             let deadlines = Deadlines::new();
-            let pools = Pools::new(Rc::clone(&deadlines));
+            let pools = Pools::new(Rc::clone(&deadlines), IdleConnections::default());
             let server = server(Duration::from_millis(10), Some(1));
             let (near, _far) = tokio::io::duplex(1024);
             let (sender, connection) = handshake(LocalExecutor, TokioIo::new(near)).await.expect("a handshake");

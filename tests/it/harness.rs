@@ -23,11 +23,13 @@ pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod message;
+pub mod prometheus;
 pub mod scripted;
 
 pub use self::backend::{Answer, Backend, Outcome, Seen};
 pub use self::client::{Client, Reply};
 pub use self::gateway::{Gateway, gateway};
+pub use self::prometheus::Prometheus;
 pub use self::scripted::Scripted;
 
 /// How long anything may take that has to happen.

@@ -11,9 +11,11 @@
 #[macro_use]
 mod harness;
 
+mod accuracy;
 mod auth;
 mod balancing;
 mod cli;
+mod discovery;
 mod drain;
 mod errors;
 mod forwarding;
@@ -24,6 +26,8 @@ mod metrics;
 mod ratelimit;
 mod reload;
 mod routing;
+mod scrape;
+mod series;
 mod tls;
 mod websocket;
 mod wire;

@@ -8,6 +8,7 @@ use super::{Refusal, refined, refuse};
 use crate::config::decode::Decoder;
 use crate::config::node::Node;
 use crate::config::settings::{Format, Setting};
+use crate::observe::exposition::selector::Selector;
 
 refined! {
     /// A JSON pointer (RFC 6901): empty for the whole document, or reference tokens that begin with a slash each.
@@ -30,10 +31,13 @@ refined! {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | ':'))
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'))
         };
-        if fits(name.trim_end()) && closed && text.len() <= 500 {
-            return Ok(text);
-        }
         let help = "write validation_dice, or validation_dice{split=\"test\"}";
+        if fits(name.trim_end()) && closed && text.len() <= 500 {
+            return match Selector::parse(&text) {
+                Ok(_) => Ok(text),
+                Err(error) => refuse(error.to_string(), help),
+            };
+        }
         refuse(format!("`{}` names no metric", shorten(&text)), help)
     }
 }

@@ -29,6 +29,8 @@ pub struct Entry<'a> {
     pub scheme: &'a str,
     /// The name of the entry point.
     pub entry_point: &'a str,
+    /// The id that Gantry gave it: requests to models have one. JSON only; Traefik has no such field.
+    pub request_id: Option<&'a str>,
     /// Bytes of the request body that were read.
     pub request_size: u64,
     /// The status code that the client got.
@@ -100,6 +102,7 @@ pub(super) fn example() -> Entry<'static> {
         protocol: "HTTP/1.1",
         scheme: "http",
         entry_point: "web",
+        request_id: None,
         request_size: 5,
         status: 200,
         response_size: 7,

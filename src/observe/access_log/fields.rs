@@ -74,6 +74,7 @@ fields! {
     RequestContentSize = "RequestContentSize",
     RequestCount = "RequestCount",
     RequestHost = "RequestHost",
+    RequestId = "RequestId",
     RequestMethod = "RequestMethod",
     RequestPath = "RequestPath",
     RequestPort = "RequestPort",

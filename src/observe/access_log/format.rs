@@ -148,6 +148,9 @@ impl Json<'_> {
         if !entry.host.is_empty() {
             self.text(Field::RequestHost, host);
         }
+        if let Some(id) = entry.request_id {
+            self.text(Field::RequestId, id);
+        }
         self.text(Field::RequestMethod, entry.method);
         if self.key(Field::RequestPath) {
             self.out.push(b'"');

@@ -1,14 +1,22 @@
-//! The text that Prometheus reads: exposition format 0.0.4, and OpenMetrics 1.0 where the scraper asks for it.
+//! What Prometheus reads: text of the exposition format 0.0.4, OpenMetrics 1.0 or protobuf where the scraper asks for it.
+//!
+//! Whoever renders names families and values; the format is this file's and [`super::protobuf`]'s business.
 
+use std::borrow::Cow;
 use std::io::Write;
 
+use super::native::NativeHistogram;
+use super::protobuf::Families;
+
 /// The form of the answer to a scrape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Prometheus' text format 0.0.4: what everything reads.
     Text004,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
+    /// Length-delimited `io.prometheus.client.MetricFamily` messages: histograms are native ones, too.
+    Protobuf,
 }
 
 impl Format {
@@ -17,37 +25,10 @@ impl Format {
         match self {
             Self::Text004 => "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
-        }
-    }
-}
-
-/// The form that an `Accept` header asks for: OpenMetrics only where it names it with at least the weight of plain
-/// text.
-pub fn negotiate(accept: Option<&str>) -> Format {
-    let (mut open, mut plain) = (0.0_f32, 0.0_f32);
-    for range in accept.unwrap_or_default().split(',') {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let (mut weight, mut version) = (1.0, None);
-        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-            match name.trim() {
-                "q" => weight = value.trim().parse().unwrap_or(0.0),
-                "version" => version = Some(value.trim().trim_matches('"')),
-                _ => {}
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
             }
         }
-        if kind.eq_ignore_ascii_case("application/openmetrics-text") {
-            if version.is_none_or(|version| version == "1.0.0") {
-                open = open.max(weight);
-            }
-        } else if kind.eq_ignore_ascii_case("text/plain") {
-            plain = plain.max(weight);
-        }
-    }
-    if open > 0.0 && open >= plain {
-        Format::OpenMetrics
-    } else {
-        Format::Text004
     }
 }
 
@@ -63,8 +44,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
-    kind: Kind,
-    help: &'static str,
+    pub(super) kind: Kind,
+    pub(super) help: &'static str,
 }
 
 impl Family {
@@ -78,9 +59,12 @@ impl Family {
 pub(super) struct Encoder {
     format: Format,
     out: Vec<u8>,
+    messages: Families,
     name: String,
     head: Option<Family>,
     kind: Kind,
+    /// The bounds of the last histogram, and how they are written: those of a family are all alike.
+    bounds: Vec<(f64, String)>,
 }
 
 impl Encoder {
@@ -88,10 +72,17 @@ impl Encoder {
         Self {
             format,
             out: Vec::with_capacity(64 * 1024),
+            messages: Families::default(),
             name: String::new(),
             head: None,
             kind: Kind::Gauge,
+            bounds: Vec::new(),
         }
+    }
+
+    /// The format that is written.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// Begins a family under a prefix, which ends in an underscore or is empty.
@@ -105,25 +96,50 @@ impl Encoder {
 
     /// A counter's or gauge's value.
     pub(super) fn sample(&mut self, labels: &Labels, value: f64) {
+        self.begin();
+        if self.format == Format::Protobuf {
+            self.messages.value(labels, self.kind, value);
+            return;
+        }
         self.start("", labels.as_str(), None);
         self.float(value);
     }
 
     /// A counter's or gauge's value that is a whole number.
     pub(super) fn count(&mut self, labels: &Labels, value: u64) {
+        if self.format == Format::Protobuf {
+            self.sample(labels, value as f64);
+            return;
+        }
+        self.begin();
         self.start("", labels.as_str(), None);
         self.integer(value);
     }
 
-    /// A histogram. `counts` has one more than `bounds`; none is cumulative yet.
-    pub(super) fn histogram(&mut self, labels: &Labels, bounds: &[f64], counts: &[u64], sum: f64) {
+    /// A histogram. `counts` has one more than `bounds`; none is cumulative yet. `native` holds the same samples; text has
+    /// no form for it.
+    pub(super) fn histogram(
+        &mut self,
+        labels: &Labels,
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+        native: &NativeHistogram,
+    ) {
+        self.begin();
+        if self.format == Format::Protobuf {
+            self.messages.histogram(labels, bounds, counts, sum, native);
+            return;
+        }
+        let written = std::mem::take(&mut self.bounds);
+        let written = self.written(written, bounds);
         let mut total = 0;
-        let infinity = std::iter::once(f64::INFINITY);
-        for (bound, count) in bounds.iter().copied().chain(infinity).zip(counts) {
+        for ((_, bound), count) in written.iter().zip(counts) {
             total += count;
             self.start("_bucket", labels.as_str(), Some(bound));
             self.integer(total);
         }
+        self.bounds = written;
         self.start("_sum", labels.as_str(), None);
         self.float(sum);
         self.start("_count", labels.as_str(), None);
@@ -131,17 +147,42 @@ impl Encoder {
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
-        if self.format == Format::OpenMetrics {
-            self.out.extend_from_slice(b"# EOF\n");
+        match self.format {
+            Format::Text004 => self.out,
+            Format::OpenMetrics => {
+                self.out.extend_from_slice(b"# EOF\n");
+                self.out
+            }
+            Format::Protobuf => self.messages.finish(),
         }
-        self.out
+    }
+
+    /// Writes the family's head before its first sample.
+    fn begin(&mut self) {
+        match self.head.take() {
+            Some(family) if self.format == Format::Protobuf => self.messages.begin(&self.name, &family),
+            Some(family) => self.header(family),
+            None => {}
+        }
+    }
+
+    /// The values of `le`, the infinite one last: `known` where they are the same as before.
+    fn written(&self, known: Vec<(f64, String)>, bounds: &[f64]) -> Vec<(f64, String)> {
+        if known.len() == bounds.len() + 1 && known.iter().zip(bounds).all(|((known, _), bound)| known == bound) {
+            return known;
+        }
+        let finite = bounds.iter().map(|bound| match self.format {
+            // OpenMetrics wants a point in every `le`.
+            Format::OpenMetrics => (*bound, format!("{bound:?}")),
+            Format::Text004 | Format::Protobuf => (*bound, format!("{bound}")),
+        });
+        finite
+            .chain(std::iter::once((f64::INFINITY, "+Inf".to_owned())))
+            .collect()
     }
 
     /// Everything of a line before its value.
-    fn start(&mut self, suffix: &str, labels: &str, bound: Option<f64>) {
-        if let Some(family) = self.head.take() {
-            self.header(family);
-        }
+    fn start(&mut self, suffix: &str, labels: &str, bound: Option<&str>) {
         self.out.extend_from_slice(self.name.as_bytes());
         self.out.extend_from_slice(if self.kind == Kind::Counter {
             b"_total"
@@ -154,7 +195,7 @@ impl Encoder {
             if let Some(bound) = bound {
                 self.out
                     .extend_from_slice(if labels.is_empty() { b"le=\"" } else { b",le=\"" });
-                self.bound(bound);
+                self.out.extend_from_slice(bound.as_bytes());
                 self.out.push(b'"');
             }
             self.out.push(b'}');
@@ -179,15 +220,6 @@ impl Encoder {
         {
             let _ = writeln!(self.out, "# UNIT {name} {unit}");
         }
-    }
-
-    /// OpenMetrics wants a point in every `le`.
-    fn bound(&mut self, bound: f64) {
-        let _ = match self.format {
-            _ if bound.is_infinite() => write!(self.out, "+Inf"),
-            Format::Text004 => write!(self.out, "{bound}"),
-            Format::OpenMetrics => write!(self.out, "{bound:?}"),
-        };
     }
 
     fn integer(&mut self, value: u64) {
@@ -231,6 +263,37 @@ impl Labels {
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Names and values as they were given to [`Self::with`].
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let mut rest = self.0.as_str();
+        std::iter::from_fn(move || {
+            let (name, text) = rest.split_once("=\"")?;
+            let (value, after) = unescape(text);
+            rest = after.strip_prefix(',').unwrap_or_default();
+            Some((name, value))
+        })
+    }
+}
+
+/// The value that an escaped text stands for, up to its closing quote, and what is behind that.
+fn unescape(text: &str) -> (Cow<'_, str>, &str) {
+    let mut value = Cow::Borrowed("");
+    let mut rest = text;
+    while let Some(end) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {
+        value += &rest[..end];
+        let escaped = &rest[end..];
+        if let Some(after) = escaped.strip_prefix('"') {
+            return (value, after);
+        }
+        value += match escaped.as_bytes().get(1) {
+            Some(b'n') => "\n",
+            Some(b'"') => "\"",
+            _ => "\\",
+        };
+        rest = escaped.get(2..).unwrap_or_default();
+    }
+    (value, "")
 }
 
 /// `[a-zA-Z_:][a-zA-Z0-9_:]*`; anything else becomes an underscore.
@@ -246,34 +309,19 @@ pub(super) fn sanitise_name(name: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn openmetrics_only_where_asked() {
-        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
-                          application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.3,\
-                          text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
-        assert_eq!(negotiate(Some(prometheus)), Format::OpenMetrics);
-        assert_eq!(negotiate(Some("application/openmetrics-text")), Format::OpenMetrics);
-        for plain in [
-            None,
-            Some(""),
-            Some("*/*"),
-            Some("text/plain"),
-            Some("application/openmetrics-text; q=0"),
-            Some("application/openmetrics-text; q=0.1, text/plain"),
-            Some("application/openmetrics-text; version=2.0.0"),
-            Some(";;;,=q=,application/openmetrics-text;q=x"),
-        ] {
-            assert_eq!(negotiate(plain), Format::Text004, "{plain:?}");
-        }
-    }
-
     fn encode(format: Format) -> String {
         let mut encoder = Encoder::new(format);
         encoder.family("", Family::new("nothing", Kind::Gauge, "No samples."));
         encoder.family("p_", Family::new("hits", Kind::Counter, "Hits."));
         encoder.count(&Labels::default(), 3);
         encoder.family("p_", Family::new("wait_seconds", Kind::Histogram, "Waits."));
-        encoder.histogram(&Labels::default().with("a", "x\\y\"z\nä"), &[0.5, 1.0], &[1, 2, 3], 4.5);
+        encoder.histogram(
+            &Labels::default().with("a", "x\\y\"z\nä"),
+            &[0.5, 1.0],
+            &[1, 2, 3],
+            4.5,
+            &NativeHistogram::default(),
+        );
         String::from_utf8(encoder.finish()).unwrap()
     }
 
@@ -300,6 +348,31 @@ mod tests {
         );
         assert!(text.contains("le=\"1.0\"} 3\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_read_back_as_they_were_given() {
+        let values = [
+            "",
+            "plain",
+            "\"",
+            "\\",
+            "\n",
+            "\\n",
+            "a=\"b\",c=\"",
+            "ä\"ö\\ü\nß",
+            "\\\\\"\"",
+            "\u{fffd}\r\0",
+        ];
+        let mut labels = Labels::default();
+        for value in values {
+            labels = labels.with("l", value);
+        }
+        assert_eq!(labels.as_str().lines().count(), 1);
+        let read: Vec<_> = labels.pairs().collect();
+        assert_eq!(read.iter().map(|(_, value)| value.as_ref()).collect::<Vec<_>>(), values);
+        assert!(read.iter().all(|(name, _)| *name == "l"));
+        assert_eq!(Labels::default().pairs().count(), 0);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName, Method};
 
+/// The value of whatever is beyond a cap.
+pub(super) const OTHER: &str = "other";
+
 const METHODS: [&str; 11] = [
     "GET",
     "HEAD",
@@ -107,21 +110,31 @@ pub struct TlsLabels {
 pub(super) struct Key(u32);
 
 impl Key {
+    /// What is counted beyond a scope's cap of combinations: `other` in all three labels.
+    pub(super) const OTHER: Self = Self(u32::MAX);
+
     /// A code outside 100..=599 is none: a server may send any three digits, labels must not grow with it.
     pub(super) fn new(code: u16, method: MethodLabel, protocol: ProtocolLabel) -> Self {
         Self(u32::from(fold_code(code)) << 16 | u32::from(method.0) << 8 | protocol as u32)
     }
 
-    pub(super) fn code(self) -> u16 {
-        (self.0 >> 16) as u16
+    /// The value of `code`, written into `buffer`.
+    pub(super) fn code(self, buffer: &mut itoa::Buffer) -> &str {
+        if self == Self::OTHER {
+            return OTHER;
+        }
+        buffer.format(self.0 >> 16)
     }
 
-    pub(super) fn method(self) -> MethodLabel {
-        MethodLabel((self.0 >> 8) as u8)
+    /// The value of `method`.
+    pub(super) fn method(self) -> &'static str {
+        METHODS.get((self.0 >> 8 & 0xff) as usize).copied().unwrap_or(OTHER)
     }
 
-    pub(super) fn protocol(self) -> ProtocolLabel {
-        ProtocolLabel::ALL[(self.0 & 0xff) as usize]
+    /// The value of `protocol`.
+    pub(super) fn protocol(self) -> &'static str {
+        let protocol = ProtocolLabel::ALL.get((self.0 & 0xff) as usize);
+        protocol.map_or(OTHER, |protocol| protocol.as_str())
     }
 }
 
@@ -130,9 +143,9 @@ impl std::fmt::Debug for Key {
         write!(
             f,
             "{} {} {}",
-            self.code(),
-            self.method().as_str(),
-            self.protocol().as_str()
+            self.code(&mut itoa::Buffer::new()),
+            self.method(),
+            self.protocol()
         )
     }
 }
@@ -179,9 +192,11 @@ mod tests {
 
     #[test]
     fn keys_keep_their_parts() {
-        let key = Key::new(404, MethodLabel::of(&Method::PUT), ProtocolLabel::GrpcWeb);
-        assert_eq!(format!("{key:?}"), "404 PUT grpc-web");
-        assert_eq!(Key::new(999, key.method(), key.protocol()).code(), 0);
-        assert_eq!(Key::new(99, key.method(), key.protocol()).code(), 0);
+        let key = |code| Key::new(code, MethodLabel::of(&Method::PUT), ProtocolLabel::GrpcWeb);
+        assert_eq!(format!("{:?}", key(404)), "404 PUT grpc-web");
+        for undefined in [0, 99, 600, 999, u16::MAX] {
+            assert_eq!(format!("{:?}", key(undefined)), "0 PUT grpc-web");
+        }
+        assert_eq!(format!("{:?}", Key::OTHER), "other other other");
     }
 }

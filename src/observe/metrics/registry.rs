@@ -1,6 +1,6 @@
 //! Which scopes exist, and where their cells are. Touched by the control thread only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use super::LINGER;
@@ -10,8 +10,27 @@ use super::cells::ScopeId;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Labels {
     EntryPoint(String),
-    Router { router: String, service: String },
+    Router {
+        router: String,
+        service: String,
+    },
     Service(String),
+    /// A child of a weighted service.
+    Variant {
+        service: String,
+        variant: String,
+    },
+}
+
+impl std::fmt::Display for Labels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::EntryPoint(name) => write!(f, "entry point {name}"),
+            Self::Router { router, service } => write!(f, "router {router} with service {service}"),
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Variant { service, variant } => write!(f, "variant {variant} of service {service}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -29,7 +48,13 @@ pub(super) struct Registry {
     scopes: Vec<Scope>,
     places: HashMap<Labels, u32>,
     free: Vec<u32>,
+    weights: Weights,
+    /// Those of the snapshot that is being compiled.
+    next_weights: Weights,
 }
+
+/// Weights by weighted service and child.
+pub(super) type Weights = BTreeMap<(String, String), i64>;
 
 impl Registry {
     /// The place of a scope, made where there is none; it counts as asked for in this generation.
@@ -74,7 +99,20 @@ impl Registry {
                 scope.gone_since.get_or_insert(now);
             }
         }
+        self.weights = std::mem::take(&mut self.next_weights);
         self.sweep(now);
+    }
+
+    /// A child of a weighted service has this weight in the next generation; one that stands there twice the sum.
+    pub(super) fn weigh(&mut self, service: &str, variant: &str, weight: i64) {
+        let key = (service.to_owned(), variant.to_owned());
+        let sum = self.next_weights.entry(key).or_default();
+        *sum = sum.saturating_add(weight);
+    }
+
+    /// The weights of the generation that is served.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Frees the places of what went long ago.
@@ -89,6 +127,17 @@ impl Registry {
                 self.free.push(index as u32);
             }
         }
+    }
+
+    /// All scopes that exist, in no order.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = (ScopeId, &Labels)> {
+        self.scopes.iter().enumerate().filter_map(|(index, scope)| {
+            let id = ScopeId {
+                index: index as u32,
+                epoch: scope.epoch,
+            };
+            Some((id, scope.labels.as_ref()?))
+        })
     }
 
     /// The labels of a scope; none if its place is free or has another tenant.

@@ -1,74 +1,60 @@
-//! A scrape: the cells of all workers, summed, sorted and written.
+//! A scrape's second half: sums, written family by family.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, ScopeId, Series};
+use super::cells::{BUCKETS, BYTES_IN, BYTES_OUT, SUM, event};
 use super::encode::{Encoder, Family, Format, Labels as Text};
-use super::labels::{Key, TlsLabels};
-use super::registry::{Labels, Registry};
+use super::gateway;
+use super::labels::Key;
+use super::registry::Labels;
+use super::sum::{Sums, Words};
 use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
-
-/// The words of one series, summed over the workers.
-type Words = Vec<u64>;
-
-/// The sums of one kind of scope, sorted.
-#[derive(Default)]
-struct Sums<'a> {
-    requests: Vec<(&'a Labels, Key, Words)>,
-    tls: Vec<(&'a Labels, TlsLabels, Words)>,
-    events: Vec<(&'a Labels, Words)>,
-}
 
 /// What Traefik does not have stands under Gantry's own name whatever the prefix: with `traefik`, exactly Traefik's series
 /// are there, and none that a later Traefik may give another meaning.
-const OWN: &str = "gantry_";
+pub(super) const OWN: &str = "gantry_";
+
+/// The children of weighted services.
+const VARIANT: &str = "variant_";
 
 impl Metrics {
-    /// The answer to a scrape. Call it on the control thread.
+    /// The series in a format. It takes milliseconds where there are many: call it on a blocking thread.
     pub fn render(&self, format: Format, now: Instant) -> Vec<u8> {
         let mut encoder = Encoder::new(format);
         let prefix = format!("{}_", self.options.prefix);
         self.render_single(&mut encoder, &prefix);
-        let mut registry = lock(&self.registry);
-        registry.sweep(now);
-        let registry = &*registry;
-        let totals = self.gather(registry);
-        let entry_points = sums(&totals, registry, |labels| matches!(labels, Labels::EntryPoint(_)));
-        let routers = sums(&totals, registry, |labels| matches!(labels, Labels::Router { .. }));
-        let services = sums(&totals, registry, |labels| matches!(labels, Labels::Service(_)));
-        self.render_scope(&mut encoder, &format!("{prefix}entrypoint_"), &entry_points);
-        render_connections(&mut encoder, &prefix, &entry_points);
-        self.render_scope(&mut encoder, &format!("{prefix}router_"), &routers);
-        self.render_scope(&mut encoder, &format!("{prefix}service_"), &services);
-        encoder.family(&prefix, single::RETRIES);
-        for (labels, words) in &services.events {
-            encoder.count(&with_scope(Text::default(), labels), words[0]);
-        }
-        self.render_servers(&mut encoder, &prefix);
-        render_model::render(&mut encoder, &lock(&self.models).read(now));
+        self.render_scopes(&mut encoder, &prefix, now);
+        self.render_workers(&mut encoder);
+        self.render_feedback(&mut encoder);
+        let models = lock(&self.models).read(now);
+        render_model::render(&mut encoder, &models);
         self.process.encode(&mut encoder);
         encoder.finish()
     }
 
-    /// Adds up the workers, and lets go of cells whose scope is no more.
-    fn gather(&self, registry: &Registry) -> HashMap<(ScopeId, Series), Words> {
-        let mut totals: HashMap<(ScopeId, Series), Words> = HashMap::new();
-        for worker in lock(&self.workers).iter() {
-            lock(worker).retain(|published| {
-                if registry.labels(published.id).is_none() {
-                    return false;
-                }
-                let total = totals.entry((published.id, published.series)).or_default();
-                total.resize(published.block.len(), 0);
-                for (sum, word) in total.iter_mut().zip(published.block.iter()) {
-                    *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
-                }
-                true
-            });
+    fn render_scopes(&self, encoder: &mut Encoder, prefix: &str, now: Instant) {
+        let format = encoder.format();
+        let mut cells = lock(&self.cells);
+        let scopes = self.collect(&mut cells, now);
+        let entry_points = cells.sums(&scopes, format, |labels| matches!(labels, Labels::EntryPoint(_)));
+        let routers = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Router { .. }));
+        let services = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Service(_)));
+        let variants = cells.sums(&scopes, format, |labels| matches!(labels, Labels::Variant { .. }));
+        drop(cells);
+        self.render_scope(encoder, &format!("{prefix}entrypoint_"), &entry_points);
+        render_connections(encoder, prefix, &entry_points);
+        gateway::render_handshakes(encoder, &entry_points);
+        self.render_scope(encoder, &format!("{prefix}router_"), &routers);
+        self.render_scope(encoder, &format!("{prefix}service_"), &services);
+        encoder.family(prefix, single::RETRIES);
+        for (labels, words) in &services.events {
+            encoder.count(&with_scope(Text::default(), labels), words[event::RETRY]);
         }
-        totals
+        gateway::render_dialled(encoder, &services);
+        self.render_servers(encoder, prefix);
+        self.render_own_servers(encoder);
+        self.render_scope(encoder, &format!("{OWN}{VARIANT}"), &variants);
+        gateway::render_weights(encoder, scopes.weights());
     }
 
     fn render_single(&self, encoder: &mut Encoder, prefix: &str) {
@@ -86,6 +72,7 @@ impl Metrics {
         encoder.family(prefix, single::RELOADS);
         encoder.count(&Text::default(), reloads.applied);
         drop(reloads);
+        self.render_reloads(encoder);
         encoder.family(prefix, single::CERTIFICATES);
         for certificate in lock(&self.certificates).iter() {
             let labels = Text::default().with("cn", &certificate.cn);
@@ -101,22 +88,28 @@ impl Metrics {
         let labels: Vec<_> = sums
             .requests
             .iter()
-            .map(|(scope, key, _)| request_labels(scope, *key))
+            .map(|requests| request_labels(requests.labels, requests.key))
             .collect();
         let count = |words: &Words| words[BUCKETS..].iter().sum();
         let mut counters = |family: Family, value: &dyn Fn(&Words) -> u64| {
             encoder.family(prefix, family);
-            for ((_, _, words), labels) in sums.requests.iter().zip(&labels) {
-                encoder.count(labels, value(words));
+            for (requests, labels) in sums.requests.iter().zip(&labels) {
+                encoder.count(labels, value(&requests.words));
             }
         };
-        counters(scoped::REQUESTS, &count);
+        // A variant has no header labels.
+        let is_headed = !self.shared.header_labels.is_empty() && !prefix.ends_with(VARIANT);
+        if !is_headed {
+            counters(scoped::REQUESTS, &count);
+        }
         counters(scoped::REQUEST_BYTES, &|words| words[BYTES_IN]);
         counters(scoped::RESPONSE_BYTES, &|words| words[BYTES_OUT]);
         encoder.family(prefix, scoped::DURATION);
-        for ((_, _, words), labels) in sums.requests.iter().zip(&labels) {
-            encoder.histogram(labels, &self.bounds, &words[BUCKETS..], words[SUM] as f64 / 1e9);
+        for (requests, labels) in sums.requests.iter().zip(&labels) {
+            let sum = requests.words[SUM] as f64 / 1e9;
+            encoder.histogram(labels, &self.bounds, &requests.words[BUCKETS..], sum, &requests.native);
         }
+        self.render_headed(encoder, prefix, sums);
         encoder.family(prefix, scoped::REQUESTS_TLS);
         for (scope, tls, words) in &sums.tls {
             let labels = with_scope(Text::default(), scope);
@@ -127,52 +120,46 @@ impl Metrics {
         }
     }
 
+    /// The requests where header labels tell them apart further.
+    fn render_headed(&self, encoder: &mut Encoder, prefix: &str, sums: &Sums<'_>) {
+        if sums.headed.is_empty() {
+            return;
+        }
+        encoder.family(prefix, scoped::REQUESTS);
+        let texts = self.shared.header_labels.texts();
+        for (scope, key, set, words) in &sums.headed {
+            let labels = texts.get(set).into_iter().flatten();
+            let labels = labels.fold(request_labels(scope, *key), |text, (label, value)| {
+                text.with(label, value)
+            });
+            encoder.count(&labels, words[0]);
+        }
+    }
+
     fn render_servers(&self, encoder: &mut Encoder, prefix: &str) {
         encoder.family(prefix, single::SERVER_UP);
-        for ((service, url), gauge) in lock(&self.servers).iter() {
+        for ((service, url), gauge) in &lock(&self.servers).up {
             encoder.sample(&Text::default().with("service", service).with("url", url), gauge.get());
         }
     }
 }
 
-/// The sums of the scopes that `kind` picks, in the order of their labels.
-fn sums<'a>(totals: &HashMap<(ScopeId, Series), Words>, registry: &'a Registry, kind: fn(&Labels) -> bool) -> Sums<'a> {
-    let mut sums = Sums::default();
-    for ((id, series), words) in totals {
-        let Some(labels) = registry.labels(*id).filter(|labels| kind(labels)) else {
-            continue;
-        };
-        match series {
-            Series::Requests(key) => sums.requests.push((labels, *key, words.clone())),
-            Series::Tls(tls) => sums.tls.push((labels, *tls, words.clone())),
-            Series::Events => sums.events.push((labels, words.clone())),
-        }
-    }
-    sums.requests.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    sums.tls.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    sums.events.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    sums
-}
-
 /// Labels in alphabetical order, as Prometheus' own clients write them.
 fn request_labels(scope: &Labels, key: Key) -> Text {
-    let code = key.code();
-    let text = Text::default().with("code", itoa::Buffer::new().format(code));
-    let rest = |text: Text| {
-        text.with("method", key.method().as_str())
-            .with("protocol", key.protocol().as_str())
-    };
+    let text = Text::default().with("code", key.code(&mut itoa::Buffer::new()));
+    let rest = |text: Text| text.with("method", key.method()).with("protocol", key.protocol());
     match scope {
         Labels::EntryPoint(_) => rest(with_scope(text, scope)),
-        Labels::Router { .. } | Labels::Service(_) => with_scope(rest(text), scope),
+        Labels::Router { .. } | Labels::Service(_) | Labels::Variant { .. } => with_scope(rest(text), scope),
     }
 }
 
-fn with_scope(text: Text, scope: &Labels) -> Text {
+pub(super) fn with_scope(text: Text, scope: &Labels) -> Text {
     match scope {
         Labels::EntryPoint(name) => text.with("entrypoint", name),
         Labels::Router { router, service } => text.with("router", router).with("service", service),
         Labels::Service(service) => text.with("service", service),
+        Labels::Variant { service, variant } => text.with("service", service).with("variant", variant),
     }
 }
 
@@ -181,7 +168,7 @@ fn render_connections(encoder: &mut Encoder, prefix: &str, entry_points: &Sums<'
     for (scope, words) in &entry_points.events {
         let labels = with_scope(Text::default(), scope).with("protocol", "TCP");
         // The opening may not be visible yet where the closing, on another worker, is.
-        encoder.count(&labels, words[0].saturating_sub(words[1]));
+        encoder.count(&labels, words[event::OPENED].saturating_sub(words[event::CLOSED]));
     }
 }
 
@@ -193,9 +180,10 @@ mod tests {
 
     use http::Method;
 
+    use super::super::protobuf::tests::{Value, decode};
     use super::super::{
-        AccuracySource, CertificateLabels, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel, Quality, RequestDone,
-        TlsLabels, negotiate,
+        AccuracySource, CertificateLabels, HeaderValues, MethodLabel, MetricsOptions, ModelDone, ProtocolLabel,
+        Quality, RequestDone, TlsLabels, negotiate,
     };
     use super::*;
 
@@ -208,14 +196,21 @@ mod tests {
         let metrics = Metrics::new(options);
         let worker = metrics.worker();
         let now = Instant::now();
+        metrics.reload_took(Duration::from_millis(3));
+        metrics.feedback(super::super::FeedbackResult::Accepted);
+        worker.handshake(metrics.entry_point("web"), true);
         for service in ["s1@file", "s\"2\\@file"] {
             let handle = metrics.service(service);
+            let variants = [metrics.variant("w@file", service, 1)];
+            metrics.probes(service, "http://127.0.0.1:1").count(true);
             worker.retry(handle);
             for code in [200, 404, 503] {
                 worker.request(&RequestDone {
                     entry_point: Some(metrics.entry_point("web")),
                     router: Some(metrics.router("r@file", service)),
                     service: Some(handle),
+                    variants: &variants,
+                    headers: HeaderValues::default(),
                     code,
                     method: MethodLabel::of(&Method::GET),
                     protocol: ProtocolLabel::Http,
@@ -246,6 +241,7 @@ mod tests {
         }
         worker.connection_opened(metrics.entry_point("web"));
         metrics.reload(true, SystemTime::now());
+        metrics.next_generation(now);
         let certificate = CertificateLabels {
             cn: "a.test".to_owned(),
             serial: "1".to_owned(),
@@ -256,27 +252,27 @@ mod tests {
         metrics
     }
 
-    #[test]
-    fn promtool_has_nothing_to_say() {
-        if Command::new("promtool").arg("--version").output().is_err() {
-            return;
-        }
-        let text = busy("gantry").render(Format::Text004, Instant::now());
-        let mut child = Command::new("promtool")
+    /// What `promtool check metrics` says; `None` where it is not installed.
+    fn promtool(text: &[u8]) -> Option<String> {
+        let child = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(&text).unwrap();
+            .spawn();
+        let mut child = child.ok()?;
+        child.stdin.take().unwrap().write_all(text).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.is_empty(),
-            "{said}\n{}",
-            String::from_utf8_lossy(&text)
-        );
+        assert_eq!(output.status.success(), said.is_empty(), "{said}");
+        Some(said)
+    }
+
+    #[test]
+    fn promtool_has_nothing_to_say() {
+        let text = busy("gantry").render(Format::Text004, Instant::now());
+        let said = promtool(&text).unwrap_or_default();
+        assert_eq!(said, "", "{}", String::from_utf8_lossy(&text));
     }
 
     #[test]
@@ -301,16 +297,151 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert_eq!(text.matches("traefik_tls_certs_not_after{").count(), 1);
-        let own = [
-            "gantry_access_log_dropped_lines",
-            "gantry_build_info",
-            "gantry_config_last_reload_successful",
-        ];
-        let others = text.lines().filter(|line| line.contains("gantry_"));
-        let others: Vec<_> = others
-            .filter(|line| !own.iter().any(|name| line.contains(name)))
-            .collect();
-        assert!(others.is_empty(), "{others:?}");
+        let own = text.lines().filter_map(|line| line.strip_prefix("# TYPE gantry_"));
+        let own: Vec<_> = own.filter_map(|line| Some(line.split_once(' ')?.0)).collect();
+        assert_eq!(
+            own,
+            [
+                "access_log_dropped_lines_total",
+                "build_info",
+                "config_last_reload_successful",
+                "config_reload_duration_seconds",
+                "config_reload_failures_total",
+                "tls_handshakes_total",
+                "service_connection_failures_total",
+                "service_connections_opened_total",
+                "service_connections_reused_total",
+                "service_server_probes_total",
+                "variant_requests_total",
+                "variant_requests_bytes_total",
+                "variant_responses_bytes_total",
+                "variant_request_duration_seconds",
+                "variant_weight",
+                "metrics_overflow_total",
+                "upstream_connections_idle",
+                "feedback_requests_total",
+            ]
+        );
+    }
+
+    /// Quotes, backslashes, line ends, other control characters, and what is left of bytes that are no UTF-8.
+    fn evil() -> String {
+        String::from_utf8_lossy(b"a\"b\\c\nd\\n\r\0{e},f=\"g\\\xff\xc3").into_owned()
+    }
+
+    fn with_evil_labels() -> std::sync::Arc<Metrics> {
+        let metrics = busy("gantry");
+        let evil = evil();
+        let now = Instant::now();
+        metrics.server_up(&evil, &evil).set(0.0);
+        let model = metrics.model(&evil, &evil, &evil);
+        model.sample(Quality::Accuracy, AccuracySource::Reported, &evil, 0.5, now);
+        drop(model.start(now));
+        metrics.set_certificates(vec![CertificateLabels {
+            cn: evil.clone(),
+            serial: evil.clone(),
+            sans: evil.clone(),
+            not_after: 1,
+        }]);
+        let service = Some(metrics.service(&evil));
+        let done = RequestDone {
+            entry_point: None,
+            router: None,
+            service,
+            variants: &[],
+            headers: HeaderValues::default(),
+            code: 200,
+            method: MethodLabel::of(&Method::GET),
+            protocol: ProtocolLabel::Http,
+            duration: Duration::from_millis(1),
+            service_duration: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            tls: None,
+        };
+        metrics.worker().request(&done);
+        metrics
+    }
+
+    #[test]
+    fn no_label_value_breaks_a_format() {
+        let metrics = with_evil_labels();
+        let now = Instant::now();
+        let text = metrics.render(Format::Text004, now);
+        assert_eq!(promtool(&text).unwrap_or_default(), "");
+        let escaped = "a\\\"b\\\\c\\nd\\\\n\r\0{e},f=\\\"g\\\\\u{fffd}\u{fffd}";
+        let line = format!("gantry_service_server_up{{service=\"{escaped}\",url=\"{escaped}\"}} 0\n");
+        for text in [text, metrics.render(Format::OpenMetrics, now)] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(&line), "{text}");
+            let count = format!(
+                "gantry_service_request_duration_seconds_count{{code=\"200\",method=\"GET\",protocol=\"http\",service=\"{escaped}\"}} 1\n"
+            );
+            assert!(text.contains(&count), "{text}");
+            let well_formed = |line: &str| {
+                line.starts_with("# ")
+                    || line
+                        .rsplit_once(' ')
+                        .is_some_and(|(_, value)| value.parse::<f64>().is_ok())
+            };
+            // Not `lines`: a carriage return ends no line here.
+            let mut broken = text
+                .split_terminator('\n')
+                .filter(|line| *line != "# EOF" && !well_formed(line));
+            assert_eq!(broken.next(), None);
+        }
+        let families = decode(&metrics.render(Format::Protobuf, now));
+        for (family, label) in [
+            ("gantry_service_server_up", "url"),
+            ("gantry_service_requests_total", "service"),
+            ("gantry_service_request_duration_seconds", "service"),
+            ("gantry_tls_certs_not_after", "cn"),
+            ("model_accuracy_samples", "label"),
+            ("model_requests_total", "version"),
+        ] {
+            let family = families.iter().find(|it| it.name.as_deref() == Some(family)).unwrap();
+            let mut labels = family.metric.iter().flat_map(|metric| &metric.label);
+            let found = labels.any(|pair| pair.name.as_deref() == Some(label) && pair.value == Some(evil()));
+            assert!(found, "{family:?}");
+        }
+    }
+
+    #[test]
+    fn all_formats_say_the_same() {
+        let metrics = busy("gantry");
+        let now = Instant::now();
+        let text = String::from_utf8(metrics.render(Format::Text004, now)).unwrap();
+        let families = decode(&metrics.render(Format::Protobuf, now));
+        let headers = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let named = families.iter().map(|family| {
+            let kind = ["counter", "gauge", "", "", "histogram"][family.kind.unwrap() as usize];
+            format!("{} {kind}", family.name.as_deref().unwrap())
+        });
+        assert_eq!(headers.collect::<Vec<_>>(), named.collect::<Vec<_>>());
+        let metrics = |name: &str| {
+            &families
+                .iter()
+                .find(|it| it.name.as_deref() == Some(name))
+                .unwrap()
+                .metric
+        };
+        let requests = metrics("gantry_service_requests_total");
+        assert_eq!(requests.len(), 6);
+        assert!(
+            requests
+                .iter()
+                .all(|metric| metric.counter == Some(Value { value: Some(1.0) }))
+        );
+        for metric in metrics("gantry_service_request_duration_seconds") {
+            let histogram = metric.histogram.as_ref().unwrap();
+            assert_eq!((histogram.sample_count, histogram.sample_sum), (Some(1), Some(0.2)));
+            // 0.2 is at most 2^(-18/8), which is 0.21.
+            assert_eq!(histogram.positive_span[0].offset, Some(-18));
+            let classic: Vec<_> = histogram.bucket.iter().map(|b| b.cumulative_count.unwrap()).collect();
+            assert_eq!(classic, [0, 1, 1, 1, 1]);
+        }
+        let accuracy = metrics("model_accuracy_samples")[0].histogram.as_ref().unwrap();
+        assert_eq!((accuracy.sample_count, accuracy.sample_sum), (Some(1), Some(0.93)));
     }
 
     #[test]
@@ -374,7 +505,10 @@ mod tests {
         assert!(!after.contains("gantry_service_requests_total{"), "{after}");
         assert!(!after.contains("model_"), "{after}");
         assert!(after.contains("gantry_entrypoint_requests_total{"), "{after}");
-        let kept: usize = lock(&metrics.workers).iter().map(|worker| lock(worker).len()).sum();
-        assert_eq!(kept, 3 + 1 + 1, "codes, TLS and connections of the entry point");
+        assert_eq!(
+            lock(&metrics.cells).len(),
+            3 + 1 + 1,
+            "codes, TLS and connections of the entry point"
+        );
     }
 }

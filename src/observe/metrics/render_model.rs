@@ -107,18 +107,18 @@ fn traffic(encoder: &mut Encoder, versions: &[Version<'_>]) {
     for version in versions {
         encoder.count(&version.text, version.reading.in_flight);
     }
-    let codes = |version: &Version<'_>| {
+    fn codes<'a>(version: &Version<'a>) -> Vec<(Text, &'a Histogram)> {
         let codes = version.reading.codes.iter();
         let named = codes.map(|(code, histogram)| {
             let code = version.before("code", itoa::Buffer::new().format(*code));
-            (code, histogram.clone())
+            (code, histogram)
         });
-        named.collect::<Vec<_>>()
-    };
+        named.collect()
+    }
     encoder.family("", models::DURATION);
     for version in versions {
         for (text, durations) in codes(version) {
-            histogram(encoder, &text, &durations);
+            histogram(encoder, &text, durations);
         }
     }
     encoder.family("", models::TIME);
@@ -192,5 +192,11 @@ fn counters(encoder: &mut Encoder, family: Family, versions: &[Version<'_>], val
 }
 
 fn histogram(encoder: &mut Encoder, text: &Text, histogram: &Histogram) {
-    encoder.histogram(text, histogram.bounds, &histogram.counts, histogram.sum);
+    encoder.histogram(
+        text,
+        histogram.bounds,
+        &histogram.counts,
+        histogram.sum,
+        &histogram.native,
+    );
 }

@@ -49,7 +49,7 @@ async fn pair() -> Pair {
         deadlines: Rc::clone(&deadlines),
     };
     Pair {
-        pools: Pools::new(deadlines),
+        pools: Pools::new(deadlines, crate::observe::metrics::IdleConnections::default()),
         server: fixture(address.port()),
         near,
         far,

@@ -282,6 +282,11 @@ impl Gateway {
         self.ports.websecure
     }
 
+    /// The address of the admin entry point.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.ports.admin
+    }
+
     /// The gateway's folder.
     pub fn dir(&self) -> &Path {
         self.dir.path()

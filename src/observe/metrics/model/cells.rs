@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::INFERENCE_BUCKETS;
 use super::super::labels::fold_code;
+use super::super::native::NativeHistogram;
 use super::super::window::Window;
 use super::ModelDone;
 use super::quality::{AccuracySource, DROPPED, FEEDBACK_KINDS, Gauge, Quality, QualityReading, Rejection};
@@ -20,6 +21,7 @@ pub(in crate::observe::metrics) struct Histogram {
     pub(in crate::observe::metrics) bounds: &'static [f64],
     pub(in crate::observe::metrics) counts: Vec<u64>,
     pub(in crate::observe::metrics) sum: f64,
+    pub(in crate::observe::metrics) native: NativeHistogram,
 }
 
 impl Histogram {
@@ -28,6 +30,7 @@ impl Histogram {
             bounds,
             counts: vec![0; bounds.len() + 1],
             sum: 0.0,
+            native: NativeHistogram::default(),
         }
     }
 
@@ -39,6 +42,7 @@ impl Histogram {
             .unwrap_or(self.bounds.len());
         self.counts[bucket] += 1;
         self.sum += value;
+        self.native.add(value);
     }
 
     pub(in crate::observe::metrics) fn count(&self) -> u64 {

@@ -5,14 +5,14 @@ use std::io;
 use super::{Error, Geometry, MAX_DATA_BYTES, MAX_SKIPPED_BYTES, MAX_VOXELS};
 
 /// Bytes of a header, `sizeof_hdr`.
-pub(super) const HEADER_BYTES: usize = 348;
+pub(in crate::imaging) const HEADER_BYTES: usize = 348;
 
 /// Header and the four bytes that say whether extensions follow: where voxels begin in a file without any.
 pub(super) const DATA_OFFSET: usize = 352;
 
 /// What a voxel is in the file; the discriminant is NIfTI's `datatype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DataType {
+pub(in crate::imaging) enum DataType {
     Uint8 = 2,
     Int16 = 4,
     Int32 = 8,
@@ -20,6 +20,9 @@ pub(super) enum DataType {
     Float64 = 64,
     Int8 = 256,
     Uint16 = 512,
+    Uint32 = 768,
+    Int64 = 1024,
+    Uint64 = 1280,
 }
 
 impl DataType {
@@ -32,30 +35,33 @@ impl DataType {
             64 => Self::Float64,
             256 => Self::Int8,
             512 => Self::Uint16,
+            768 => Self::Uint32,
+            1024 => Self::Int64,
+            1280 => Self::Uint64,
             _ => return None,
         })
     }
 
-    pub(super) const fn bytes(self) -> usize {
+    pub(in crate::imaging) const fn bytes(self) -> usize {
         match self {
             Self::Uint8 | Self::Int8 => 1,
             Self::Int16 | Self::Uint16 => 2,
-            Self::Int32 | Self::Float32 => 4,
-            Self::Float64 => 8,
+            Self::Int32 | Self::Uint32 | Self::Float32 => 4,
+            Self::Int64 | Self::Uint64 | Self::Float64 => 8,
         }
     }
 }
 
 /// Byte order of a file, known by which way round `sizeof_hdr` reads 348.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ByteOrder {
+pub(in crate::imaging) enum ByteOrder {
     Little,
     Big,
 }
 
 impl ByteOrder {
     /// The `N` bytes of `bytes` from `at` on as little-endian; callers stay inside, by the layout they read.
-    pub(super) fn take<const N: usize>(self, bytes: &[u8], at: usize) -> [u8; N] {
+    pub(in crate::imaging) fn take<const N: usize>(self, bytes: &[u8], at: usize) -> [u8; N] {
         let mut raw = [0; N];
         raw.copy_from_slice(&bytes[at..at + N]);
         if self == Self::Big {
@@ -64,11 +70,11 @@ impl ByteOrder {
         raw
     }
 
-    pub(super) fn int16(self, bytes: &[u8], at: usize) -> i16 {
+    pub(in crate::imaging) fn int16(self, bytes: &[u8], at: usize) -> i16 {
         i16::from_le_bytes(self.take(bytes, at))
     }
 
-    pub(super) fn float(self, bytes: &[u8], at: usize) -> f32 {
+    pub(in crate::imaging) fn float(self, bytes: &[u8], at: usize) -> f32 {
         f32::from_le_bytes(self.take(bytes, at))
     }
 
@@ -79,15 +85,15 @@ impl ByteOrder {
 
 /// A checked header.
 #[derive(Debug)]
-pub(super) struct Header {
-    pub(super) geometry: Geometry,
-    pub(super) description: String,
-    pub(super) order: ByteOrder,
-    pub(super) datatype: DataType,
+pub(in crate::imaging) struct Header {
+    pub(in crate::imaging) geometry: Geometry,
+    pub(in crate::imaging) description: String,
+    pub(in crate::imaging) order: ByteOrder,
+    pub(in crate::imaging) datatype: DataType,
     /// `scl_slope` and `scl_inter`, where they mean anything.
-    pub(super) scale: Option<(f64, f64)>,
+    pub(in crate::imaging) scale: Option<(f64, f64)>,
     /// Where the voxels begin, in bytes; at least [`DATA_OFFSET`].
-    pub(super) data_offset: u64,
+    pub(in crate::imaging) data_offset: u64,
 }
 
 impl Header {
@@ -168,7 +174,7 @@ fn parse_datatype(raw: &[u8], order: ByteOrder, size: &[usize; 3]) -> Result<Dat
     let datatype = DataType::from_code(code).ok_or_else(|| Error::Header {
         field: "datatype",
         value: code.to_string(),
-        expected: "uint8 (2), int16 (4), int32 (8), float32 (16), float64 (64), int8 (256) and uint16 (512) are read",
+        expected: "integers of 8 to 64 bits, float32 (16) and float64 (64) are read",
     })?;
     let bitpix = order.int16(raw, 72);
     if usize::try_from(bitpix) != Ok(8 * datatype.bytes()) {
