@@ -472,7 +472,8 @@ fn every_configuration_that_we_show_passes_check() {
         .iter()
         .flat_map(|folder| files(folder, &[".yaml", ".yml"]))
     {
-        if ours.is_match(&file.text) {
+        // Grafana's provisioning has a key `providers` too
+        if ours.is_match(&file.text) && !file.path.starts_with("config/grafana/") {
             shown.push((file.path.clone(), root().join(&file.path)));
         }
     }
