@@ -18,6 +18,7 @@ mod cli;
 mod discovery;
 mod drain;
 mod errors;
+mod feedback;
 mod forwarding;
 mod framing;
 mod hostile;
