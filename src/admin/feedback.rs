@@ -228,7 +228,7 @@ impl Feedback {
                 let Some(turn) = self.gate.turn().await else {
                     let message = "other masks are being compared: send it again in a few seconds";
                     let status = StatusCode::SERVICE_UNAVAILABLE;
-                    return Err(Refusal::new(status, FeedbackResult::TooLarge, message));
+                    return Err(Refusal::new(status, FeedbackResult::Busy, message));
                 };
                 let store = self.answers.store(&version.names.service);
                 let truth = mask.rest().await?;
