@@ -12,18 +12,23 @@ mod transports;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
+use crate::admin::feedback::{Feedback, Gate};
 use crate::admin::ping::Ping;
 use crate::config::Resources;
 use crate::config::dynamic::Dynamic;
 use crate::config::static_config::Static;
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, Severity};
 use crate::listen::entry_point::EntryPoint;
+use crate::model::feedback::Index as Answers;
 use crate::observe::metrics::{CertificateLabels, Metrics};
 use crate::router::Index;
 use crate::runtime::Runtime;
 use crate::tls::cache::TlsCache;
 use crate::tls::server::TlsSetup;
 use crate::tls::store::SELF_SIGNED_NAME;
+use crate::units::secret::Secret;
 use snapshot::{EntryPointPlan, Snapshot};
 
 /// What stays the same from one compile to the next.
@@ -41,6 +46,8 @@ pub struct Context {
     pub tls: TlsCache,
     /// `ping@internal`
     pub ping: Arc<Ping>,
+    /// Which version answered which request.
+    pub feedback: Arc<Answers>,
 }
 
 /// A snapshot and what was wrong on the way.
@@ -61,7 +68,11 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let services = services::build(context, dynamic, resources, &mut diagnostics);
     let (setup, found) = TlsSetup::build(&dynamic.tls, resources, &context.tls);
     diagnostics.extend(found);
+    let feedback = feedback(context, resources, &mut diagnostics);
     let mut plans = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
+    for (entry_point, plan) in context.entry_points.iter().zip(&mut plans) {
+        entry_points::internal(context, entry_point, feedback.as_ref(), plan);
+    }
     services.mark_models(
         plans
             .iter()
@@ -97,6 +108,27 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
         diagnostics,
         certificates,
     }
+}
+
+/// What takes feedback, where the static configuration has the section. A token that cannot be read any more leaves the
+/// last good one in force.
+fn feedback(context: &Context, resources: &Resources, diagnostics: &mut Vec<Diagnostic>) -> Option<Arc<Feedback>> {
+    let settings = context.settings.feedback.as_ref()?;
+    let last = context
+        .runtime
+        .state("feedback token", "", ArcSwapOption::<Secret>::empty);
+    match Feedback::token(settings, resources) {
+        Ok(token) => last.store(Some(Arc::new(token))),
+        Err(mut error) => {
+            // The start has refused to go on without a token; here the last good one stays.
+            error.severity = Severity::Warning;
+            diagnostics.push(error);
+        }
+    }
+    let token = last.load_full()?;
+    let gate = context.runtime.state("feedback", "", Gate::new);
+    let (answers, metrics) = (Arc::clone(&context.feedback), Arc::clone(&context.metrics));
+    Some(Arc::new(Feedback::new(token, answers, metrics, gate)))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ pub(crate) mod startup;
 mod workers;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,10 +20,16 @@ use tokio::time::timeout;
 use crate::config::static_config::Static;
 use crate::diag::Diagnostic;
 use crate::http::worker::Stage;
+use crate::model::feedback::Index;
 use crate::observe::log::{LIFECYCLE, Log};
 use crate::provider::{self, Provider as _};
 use reload::Reloader;
 use workers::Workers;
+
+/// How often kept masks are looked at: none is kept longer than `keepMasks.for` by more than this.
+const FORGET: Duration = Duration::from_secs(10);
+/// How long what was to be written may take once everything else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the gateway is started with.
 #[derive(Debug)]
@@ -89,6 +96,7 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     if let Some(provider) = provider {
         tokio::spawn(Box::new(provider).run(sender.clone()));
     }
+    tokio::spawn(forget(Arc::clone(&reloader.context().feedback)));
     reloader.probe();
     loop {
         let event = tokio::select! {
@@ -115,10 +123,19 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     }
     drop(events);
     drain(&mut workers, &reloader, &mut signals).await;
+    reloader.context().feedback.flush(LAST_WORDS);
     if let Some(log) = &started.access_log {
-        log.flush(Duration::from_secs(2));
+        log.flush(LAST_WORDS);
     }
     Ok(())
+}
+
+/// Forgets answers and removes kept masks whose time is over.
+async fn forget(answers: Arc<Index>) {
+    loop {
+        tokio::time::sleep(FORGET).await;
+        answers.sweep(SystemTime::now());
+    }
 }
 
 /// Traefik's life cycle: not ready → grace for accepting → no more connections → grace for requests → the end. A second

@@ -23,17 +23,7 @@ use crate::config::dynamic;
 use crate::observe::metrics::{Metrics, ModelRun, ModelSeries, Quality};
 use feedback::Recorder;
 use source::Source;
-
-/// What the series of a version are labelled with.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    /// `model.name`
-    pub model: String,
-    /// `model.version`
-    pub version: String,
-    /// The service's qualified name.
-    pub service: String,
-}
+pub use version::Identity;
 
 /// A service's `model` and what stands beside it, compiled.
 #[derive(Debug)]

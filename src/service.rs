@@ -37,6 +37,8 @@ pub enum Internal {
     Discovery,
     /// `federate@internal`
     Federate(Arc<crate::admin::federate::Federate>),
+    /// `/feedback/{request-id}`
+    Feedback(Arc<crate::admin::feedback::Feedback>),
     /// `noop@internal`: 418, for routers whose middleware always answers.
     Noop,
 }
@@ -60,6 +62,7 @@ impl Service {
             Self::Internal(Internal::Prometheus(metrics)) => crate::admin::metrics::answer(metrics, &request).await,
             Self::Internal(Internal::Discovery) => crate::admin::sd::answer(&exchange.snapshot),
             Self::Internal(Internal::Federate(federate)) => federate.answer(&request, &exchange.snapshot).await,
+            Self::Internal(Internal::Feedback(feedback)) => feedback.answer(request).await,
             Self::Internal(Internal::Noop) => error::empty(::http::StatusCode::IM_A_TEAPOT),
         }
     }

@@ -123,6 +123,7 @@ show_versions() {
     nginx -v 2>&1
     haproxy -v | awk 'NR == 1'
     promtool --version 2>&1 | awk 'NR == 1'
+    amtool --version 2>&1 | awk 'NR == 1'
     podman --version
     runc --version | awk 'NR == 1'
 }
@@ -146,8 +147,12 @@ stage_doc() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet; }
 # lib, the behaviour tests of tests/it, tests/tidy.rs, and the examples in doc comments
 stage_test() { cargo test --locked --no-fail-fast; }
 
+# What Prometheus, Alertmanager and Grafana load, alone and against each other; then all of it running, twice.
 stage_prometheus() {
-    (cd config/prometheus && promtool check config prometheus.yml && promtool test rules alerts_test.yml)
+    (cd config/prometheus && promtool check config prometheus.yml ha/prometheus-a.yml ha/prometheus-b.yml &&
+        promtool test rules recording_test.yml alerts_test.yml gpu_test.yml)
+    "$GANTRY_TEST_PYTHON" tests/monitoring/files.py
+    "$GANTRY_TEST_PYTHON" tests/monitoring/pair.py
 }
 
 stage_release() {
@@ -161,7 +166,7 @@ stage_check() {
     local empty
     empty=$(mktemp --suffix=.yaml)
     mapfile -t files < <(git ls-files --cached --others --exclude-standard -- config examples |
-        grep -E '\.ya?ml$' | xargs grep -lE '^(http|tls|entryPoints|providers):')
+        grep -E '\.ya?ml$' | grep -v '^config/grafana/' | xargs grep -lE '^(http|tls|entryPoints|providers):')
     for file in "${files[@]}"; do
         echo "$file"
         "$target/release/gantry" check "$file" "$empty"
@@ -191,7 +196,7 @@ stages=(
     "clippy:900:cargo clippy --all-targets"
     "doc:600:cargo doc, warnings are errors"
     "test:1500:cargo test: units, behaviour, tidiness, documentation"
-    "prometheus:60:promtool: scrape configuration, alert rules and their tests"
+    "prometheus:300:Prometheus, Alertmanager, Grafana: files, rules and their tests, a pair of replicas"
     "release:1200:cargo build --release"
     "check:60:gantry check of every shipped configuration"
     "demo:180:gantry demo and its curl lines"

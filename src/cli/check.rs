@@ -168,7 +168,7 @@ impl Check {
         let compiled = compile(&context, &merged.value, &resources, 0);
         let located = |diagnostic: Diagnostic| match &self.settings {
             Some(settings)
-                if ["serversTransport.", "entryPoints."]
+                if ["serversTransport.", "entryPoints.", "feedback."]
                     .iter()
                     .any(|p| diagnostic.path.starts_with(p)) =>
             {

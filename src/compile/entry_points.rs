@@ -7,6 +7,7 @@ use super::Context;
 use super::routers::Plan;
 use super::snapshot::RouterPlan;
 use crate::admin::federate::Federate;
+use crate::admin::feedback::Feedback;
 use crate::config::static_config::{RedirectEntryPoint, Static};
 use crate::diag::{Diagnostic, did_you_mean};
 use crate::listen::entry_point::EntryPoint;
@@ -29,9 +30,23 @@ pub(super) fn defaults(settings: &Static, entry_points: &[Arc<EntryPoint>]) -> B
     entry_points.iter().filter(chosen).map(|e| e.index).collect()
 }
 
-/// Adds ping, metrics and redirections to the plan of `entry_point`.
-pub(super) fn internal(context: &Context, entry_point: &Arc<EntryPoint>, plan: &mut Plan) {
+/// Adds ping, metrics, feedback and redirections to the plan of `entry_point`.
+pub(super) fn internal(
+    context: &Context,
+    entry_point: &Arc<EntryPoint>,
+    feedback: Option<&Arc<Feedback>>,
+    plan: &mut Plan,
+) {
     let settings = &context.settings;
+    let takes_feedback = settings
+        .feedback
+        .as_ref()
+        .is_some_and(|f| f.entry_point == entry_point.name);
+    if let Some(feedback) = feedback.filter(|_| takes_feedback) {
+        let service = Service::Internal(Internal::Feedback(Arc::clone(feedback)));
+        let router = plan_internal(context, entry_point, "feedback@internal", Vec::new(), &service);
+        add(plan, router, "PathPrefix(`/feedback/`)", i64::MAX);
+    }
     if let Some(ping) = &settings.ping
         && !ping.manual_routing
         && ping.entry_point == entry_point.name
@@ -108,8 +123,10 @@ pub(crate) fn static_error(context: &Context) -> Option<Diagnostic> {
     let metrics = settings.metrics.iter().filter_map(|m| m.prometheus.as_ref());
     let metrics = metrics.filter(|p| !p.manual_routing);
     let metrics = metrics.map(|p| ("metrics.prometheus.entryPoint", p.entry_point.as_str()));
+    let feedback = settings.feedback.iter();
+    let feedback = feedback.map(|f| ("feedback.entryPoint", f.entry_point.as_str()));
     let known = |name: &str| context.entry_points.iter().any(|e| e.name == name);
-    let unknown = ping.chain(metrics).find(|(_, name)| !known(name));
+    let unknown = ping.chain(metrics).chain(feedback).find(|(_, name)| !known(name));
     if let Some((path, name)) = unknown {
         let error = Diagnostic::error(path, format!("there is no entry point `{name}`"));
         return Some(error.help(which(context, name)));

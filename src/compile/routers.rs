@@ -199,7 +199,6 @@ impl<'a> Compiler<'a> {
                 plan.plain.push(entry);
             }
         }
-        entry_points::internal(self.context, entry_point, &mut plan);
         plan
     }
 

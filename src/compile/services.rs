@@ -1,6 +1,7 @@
 //! `http.services`: from names to things that can be called.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,6 +16,8 @@ use crate::config::Resources;
 use crate::config::dynamic::{self, Dynamic};
 use crate::diag::Diagnostic;
 use crate::model::ModelPlan;
+use crate::model::feedback::Recorder;
+use crate::model::masks::{Limits, Store};
 use crate::service::health::HealthPlan;
 use crate::service::load_balancer::{LoadBalancer, MetricsPlan};
 use crate::service::server::{Scheme, Server, ServerState};
@@ -224,7 +227,7 @@ impl Builder<'_> {
             .metrics
             .as_ref()
             .map(|metrics| self.metrics(metrics, service, &full, &settings.servers, &transport));
-        let model = ModelPlan::new(service, &full, &self.context.metrics).map(Arc::new);
+        let model = self.model(service, path, &full).map(Arc::new);
         Ok(Arc::new(LoadBalancer {
             series: self.context.metrics.service(&full),
             sticky: settings
@@ -241,6 +244,34 @@ impl Builder<'_> {
             model,
             metrics,
         }))
+    }
+
+    /// The service's `model`, with what joins its answers to feedback where feedback is taken.
+    fn model(&mut self, service: &dynamic::Service, path: &str, full: &str) -> Option<ModelPlan> {
+        let context = self.context;
+        let mut plan = ModelPlan::new(service, full, &context.metrics)?;
+        if context.settings.feedback.is_none() {
+            if service.keep_masks.is_some() {
+                let warning =
+                    Diagnostic::warning(format!("{path}.keepMasks"), "no mask is kept: nobody can send feedback");
+                self.diagnostics
+                    .push(warning.help("add feedback: { tokenFile: … } to the static file"));
+            }
+            return Some(plan);
+        }
+        let masks = service.keep_masks.as_ref().map(|settings| {
+            let limits = Limits {
+                max_bytes: settings.max_bytes,
+                keep_for: settings.keep_for,
+            };
+            let dir = Some(&settings.dir).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+            let make = || Store::new(full, dir, limits);
+            let store = context.runtime.state("masks", format!("{full} {}", settings.dir), make);
+            (store, limits)
+        });
+        let version = context.feedback.version((*plan.identity).clone());
+        plan.recorder = Some(Recorder::new(Arc::clone(&context.feedback), version, masks));
+        Some(plan)
     }
 
     fn server(

@@ -18,6 +18,7 @@ fn context(settings: &str) -> Context {
         Arc::new(EntryPoint::new(index, name, settings, here, metrics.entry_point(name)).expect("an entry point"))
     };
     Context {
+        feedback: Arc::default(),
         entry_points: settings.entry_points.iter().enumerate().map(entry_point).collect(),
         settings,
         runtime: Runtime::new(),

@@ -124,7 +124,8 @@ pub fn references(config: &Dynamic) -> Vec<String> {
 /// The files that a static configuration refers to.
 #[must_use]
 pub fn static_references(config: &Static) -> Vec<String> {
-    files(config.servers_transport.root_cas.iter())
+    let token = config.feedback.iter().map(|feedback| &feedback.token_file);
+    files(config.servers_transport.root_cas.iter().chain(token))
 }
 
 fn files<'a>(values: impl Iterator<Item = &'a String>) -> Vec<String> {

@@ -165,6 +165,9 @@ impl Reloader {
             servers.iter().map(server).collect::<Vec<_>>()
         };
         metrics.set_servers(snapshot.balancers.iter().flat_map(each));
+        let models = snapshot.balancers.iter().filter_map(|balancer| balancer.model.as_ref());
+        let served = models.filter_map(|model| Some((model.recorder.as_ref()?, &model.series)));
+        self.context.feedback.install(served);
         metrics.set_certificates(certificates);
         metrics.reload(ok, SystemTime::now());
         metrics.next_generation(Instant::now());

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use ::http::HeaderValue;
 
 use super::{Listeners, StartError};
+use crate::admin::feedback::Feedback;
 use crate::admin::ping::Ping;
 use crate::compile::Context;
 use crate::compile::entry_points::static_error;
+use crate::config::Resources;
 use crate::config::static_config::{EntryPoint as Settings, FileProvider as FileSettings, Static};
 use crate::diag::Diagnostic;
 use crate::listen::entry_point::EntryPoint;
@@ -39,6 +41,11 @@ pub(super) fn processors() -> usize {
 
 pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
     let context = context(settings).map_err(|error| StartError(*error))?;
+    if let Some(feedback) = &context.settings.feedback {
+        let files = Resources::load([feedback.token_file.clone()]);
+        Feedback::token(feedback, &files).map_err(StartError)?;
+        warn_of_readers(&feedback.token_file);
+    }
     let provider = context
         .settings
         .providers
@@ -57,6 +64,15 @@ pub(super) fn prepare(settings: Static) -> anyhow::Result<Started> {
         provider,
         access_log,
     })
+}
+
+/// A token that everybody on the machine may read is none.
+fn warn_of_readers(file: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o007 != 0 {
+        tracing::warn!("every user of this machine can read the token of `feedback` ({file}): chmod o= {file}");
+    }
 }
 
 /// A log file that cannot be opened.
@@ -90,6 +106,7 @@ pub(crate) fn context(mut settings: Static) -> Result<Context, Box<Diagnostic>> 
         metrics,
         tls: TlsCache::new(),
         ping: Arc::new(ping),
+        feedback: Arc::default(),
     };
     match static_error(&context) {
         Some(error) => Err(Box::new(error)),
@@ -115,7 +132,8 @@ fn add_entry_points(settings: &mut Static) {
         .map(|p| p.entry_point.as_str());
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref());
     let metrics = prometheus.filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
-    if [ping, metrics].contains(&Some(ADMIN.0)) && !settings.entry_points.contains_key(ADMIN.0) {
+    let feedback = settings.feedback.as_ref().map(|f| f.entry_point.as_str());
+    if [ping, metrics, feedback].contains(&Some(ADMIN.0)) && !settings.entry_points.contains_key(ADMIN.0) {
         settings.entry_points.insert(ADMIN.0.to_owned(), entry_point(ADMIN.1));
     }
 }

@@ -10,8 +10,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::masks::{Capture, Store};
-use super::version::{Version, VersionNames};
+use super::masks::{Capture, Limits, Store};
+use super::version::{Identity, Version};
+use crate::observe::metrics::ModelSeries;
 
 /// Most answers that feedback can be given for. An entry takes about 100 bytes.
 pub const MAX_ENTRIES: usize = 100_000;
@@ -23,13 +24,13 @@ pub const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Recorder {
     index: Arc<Index>,
     version: Arc<Version>,
-    masks: Option<Arc<Store>>,
+    masks: Option<(Arc<Store>, Limits)>,
 }
 
 impl Recorder {
-    /// Joins a version to its mask store, if the service has one.
+    /// Joins a version to its mask store, if the service has one, and the limits that hold once its snapshot is served.
     #[must_use]
-    pub fn new(index: Arc<Index>, version: Arc<Version>, masks: Option<Arc<Store>>) -> Self {
+    pub fn new(index: Arc<Index>, version: Arc<Version>, masks: Option<(Arc<Store>, Limits)>) -> Self {
         Self { index, version, masks }
     }
 
@@ -42,13 +43,13 @@ impl Recorder {
     /// service keeps no masks, or this one finds no room.
     #[must_use]
     pub fn begin(&self, id: u128, length: Option<u64>) -> Option<Capture> {
-        self.masks.as_ref()?.begin(id, &self.version, length)
+        self.masks()?.begin(id, &self.version, length)
     }
 
     /// The service's mask store.
     #[must_use]
     pub fn masks(&self) -> Option<&Arc<Store>> {
-        self.masks.as_ref()
+        self.masks.as_ref().map(|(store, _)| store)
     }
 }
 
@@ -56,7 +57,7 @@ impl Recorder {
 #[derive(Debug, Default)]
 pub struct Index {
     answers: Mutex<Answers>,
-    versions: Mutex<HashMap<VersionNames, Weak<Version>>>,
+    versions: Mutex<HashMap<Identity, Weak<Version>>>,
     stores: Mutex<Vec<Arc<Store>>>,
 }
 
@@ -83,7 +84,7 @@ impl Index {
 
     /// The version with these names; the same object for the same names as long as anybody holds it.
     #[must_use]
-    pub fn version(&self, names: VersionNames) -> Arc<Version> {
+    pub fn version(&self, names: Identity) -> Arc<Version> {
         let mut versions = lock(&self.versions);
         if let Some(version) = versions.get(&names).and_then(Weak::upgrade) {
             return version;
@@ -146,9 +147,26 @@ impl Index {
         Some(new)
     }
 
-    /// Puts a new snapshot's stores in the place of the old ones. A store that is not among them any more removes what it
-    /// keeps: whoever takes `keepMasks` out of the configuration wants no mask to be kept.
-    pub fn set_stores(self: &Arc<Self>, stores: Vec<Arc<Store>>) {
+    /// A new snapshot is served, with these versions and their series. A version that is not among them has none any more.
+    /// A store that is not among theirs removes what it keeps: whoever takes `keepMasks` out of the configuration wants no
+    /// mask to be kept.
+    pub fn install<'a>(self: &Arc<Self>, served: impl IntoIterator<Item = (&'a Recorder, &'a ModelSeries)>) {
+        let mut stores = Vec::new();
+        let mut versions: Vec<Arc<Version>> = Vec::new();
+        for (recorder, series) in served {
+            recorder.version.serve(series.clone());
+            versions.push(Arc::clone(&recorder.version));
+            if let Some((store, limits)) = &recorder.masks {
+                store.set_limits(*limits);
+                stores.push(Arc::clone(store));
+            }
+        }
+        let known: Vec<_> = lock(&self.versions).values().filter_map(Weak::upgrade).collect();
+        for version in known {
+            if !versions.iter().any(|served| Arc::ptr_eq(served, &version)) {
+                version.retire();
+            }
+        }
         for store in &stores {
             store.open(self);
         }
@@ -248,7 +266,7 @@ mod tests {
         let index = Index::new();
         let names = fixture("1").names.clone();
         let version = index.version(names.clone());
-        assert!(Arc::ptr_eq(&version, &index.version(names.clone())));
+        assert!(Arc::ptr_eq(&version, &index.version(names)));
         drop(version);
         index.sweep(SystemTime::now());
         assert!(lock(&index.versions).is_empty());

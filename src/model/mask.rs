@@ -135,6 +135,7 @@ mod tests {
     use super::super::masks::{Limits, Store};
     use super::super::version;
     use super::*;
+    use crate::observe::metrics::{Metrics, MetricsOptions};
 
     fn recorder() -> (Recorder, Arc<Store>) {
         let index = Arc::new(Index::new());
@@ -143,8 +144,10 @@ mod tests {
             keep_for: Duration::from_secs(3600),
         };
         let store = Arc::new(Store::new("s@file", None, limits));
-        index.set_stores(vec![Arc::clone(&store)]);
-        let recorder = Recorder::new(index, version::fixture("1"), Some(Arc::clone(&store)));
+        let masks = Some((Arc::clone(&store), limits));
+        let recorder = Recorder::new(Arc::clone(&index), version::fixture("1"), masks);
+        let series = Metrics::new(MetricsOptions::default()).model("seg", "1", "s@file");
+        index.install([(&recorder, &series)]);
         (recorder, store)
     }
 

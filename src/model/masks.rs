@@ -21,6 +21,7 @@ use bytes::Bytes;
 use self::disk::{Job, Writer};
 use super::feedback::Index;
 use super::version::Version;
+use crate::observe::metrics::Dropped;
 
 /// Bytes of the largest mask that is kept: a larger one could not be compared.
 pub const LARGEST: u64 = 512 << 20;
@@ -40,17 +41,6 @@ pub struct Limits {
     pub max_bytes: u64,
     /// How long a mask is kept.
     pub keep_for: Duration,
-}
-
-/// Why a mask is not kept: the `reason` of `model_masks_dropped_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// Answers under way took all the room, or too many were under way.
-    Full,
-    /// It alone is larger than `maxBytes`, or than [`LARGEST`].
-    TooLarge,
-    /// The disk is full, failed, or could not keep up.
-    Io,
 }
 
 /// The masks of one service.
@@ -144,7 +134,7 @@ impl Store {
         &self.shared.service
     }
 
-    /// Changed limits apply from the next mask on.
+    /// Changed limits apply to the next mask, and with the next sweep to what is kept.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.lock().limits = limits;
     }

@@ -11,17 +11,16 @@ use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
-use super::masks::Dropped;
-use crate::observe::metrics::ModelSeries;
+use crate::observe::metrics::{Dropped, ModelSeries};
 
 /// Most labels that scores bring along for one version.
 pub const SCORE_LABELS: usize = 16;
 /// Most labels that comparisons of masks bring along for one version: the mean, and one for each label of a mask.
 pub const MASK_LABELS: usize = 33;
 
-/// The names of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct VersionNames {
+/// What a version is named by, and its series are labelled with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
     /// `model.name`
     pub model: String,
     /// `model.version`
@@ -43,7 +42,7 @@ pub enum LabelKind {
 #[derive(Debug)]
 pub struct Version {
     /// Its names.
-    pub names: VersionNames,
+    pub names: Identity,
     series: ArcSwapOption<ModelSeries>,
     /// The labels of feedback in the order that they came; an entry's bit is the label's place.
     labels: Mutex<Labels>,
@@ -61,7 +60,7 @@ struct Labels {
 impl Version {
     /// A version without series.
     #[must_use]
-    pub fn new(names: VersionNames) -> Self {
+    pub fn new(names: Identity) -> Self {
         Self {
             names,
             series: ArcSwapOption::empty(),
@@ -72,9 +71,22 @@ impl Version {
     }
 
     /// The version is served, and these are its series.
-    pub fn serve(&self, series: ModelSeries) {
+    pub(super) fn serve(&self, series: ModelSeries) {
         self.series.store(Some(series.into()));
-        self.publish();
+        if self.kept().0 > 0 {
+            self.publish();
+        }
+    }
+
+    /// The version went from the configuration, and its series with it.
+    pub(super) fn retire(&self) {
+        self.series.store(None);
+    }
+
+    /// Its series; `None` while it is not served.
+    #[must_use]
+    pub fn series(&self) -> Option<ModelSeries> {
+        self.series.load().as_deref().cloned()
     }
 
     /// The bits of `labels`, new ones included; none is taken where one finds no place.
@@ -130,14 +142,24 @@ impl Version {
     }
 
     /// A mask could not be kept.
-    pub(super) fn dropped(&self, _why: Dropped) {}
+    pub(super) fn dropped(&self, why: Dropped) {
+        if let Some(series) = &*self.series.load() {
+            series.mask_dropped(why);
+        }
+    }
 
-    fn publish(&self) {}
+    /// Tells the series what is kept.
+    pub(super) fn publish(&self) {
+        let (count, bytes) = self.kept();
+        if let Some(series) = &*self.series.load() {
+            series.set_masks(count, bytes);
+        }
+    }
 }
 
 #[cfg(test)]
 pub(super) fn fixture(version: &str) -> std::sync::Arc<Version> {
-    std::sync::Arc::new(Version::new(VersionNames {
+    std::sync::Arc::new(Version::new(Identity {
         model: "seg".to_owned(),
         version: version.to_owned(),
         service: "s@file".to_owned(),

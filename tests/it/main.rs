@@ -19,6 +19,7 @@ mod cli;
 mod discovery;
 mod drain;
 mod errors;
+mod feedback;
 mod forwarding;
 mod framing;
 mod hostile;

@@ -63,9 +63,11 @@ impl Model {
             keep_for: Duration::from_secs(3600),
         };
         let store = Arc::new(Store::new("s@file", None, limits));
-        index.set_stores(vec![Arc::clone(&store)]);
         let mut plan = ModelPlan::new(&settings, "s@file", &metrics).expect("a model");
-        plan.recorder = Some(Recorder::new(index, version::fixture("1"), Some(Arc::clone(&store))));
+        let masks = Some((Arc::clone(&store), limits));
+        let recorder = Recorder::new(Arc::clone(&index), version::fixture("1"), masks);
+        index.install([(&recorder, &plan.series)]);
+        plan.recorder = Some(recorder);
         Self {
             plan: Arc::new(plan),
             metrics,

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{Dropped, Kept, Shared, expires};
 use crate::model::feedback::Index;
-use crate::model::version::VersionNames;
+use crate::model::version::Identity;
 
 const MAGIC: &[u8; 16] = b"gantry mask v1\r\n";
 /// Bytes before the names.
@@ -58,7 +58,7 @@ pub(super) fn folder_name(service: &str) -> String {
 }
 
 /// What a file begins with. The mask's length is filled in when it is whole.
-pub(super) fn header(id: u128, names: &VersionNames) -> Vec<u8> {
+pub(super) fn header(id: u128, names: &Identity) -> Vec<u8> {
     let names = json!({
         "id": format!("{id:032x}"), "model": names.model, "version": names.version, "service": names.service,
     });
@@ -97,7 +97,7 @@ pub(super) fn read(folder: &Path, id: u128, bytes: u64) -> io::Result<Option<Vec
 
 /// What a file says of its mask.
 struct Head {
-    names: VersionNames,
+    names: Identity,
     id: String,
     bytes: u64,
     /// Where the mask begins.
@@ -128,7 +128,7 @@ impl Head {
         let text = |key: &str| names[key].as_str().unwrap_or_default().to_owned();
         Ok(Some(Self {
             id: text("id"),
-            names: VersionNames {
+            names: Identity {
                 model: text("model"),
                 version: text("version"),
                 service: text("service"),

@@ -38,11 +38,13 @@ pub enum FeedbackResult {
     TooLarge,
     /// It brings a mask, and the answer's was not kept.
     NoMask,
+    /// It brings a mask, and too many are being compared.
+    Busy,
 }
 
 impl FeedbackResult {
     /// Every result.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
         Self::Unauthorized,
         Self::Unknown,
@@ -50,6 +52,7 @@ impl FeedbackResult {
         Self::Geometry,
         Self::TooLarge,
         Self::NoMask,
+        Self::Busy,
     ];
 
     /// The value of the label `result`.
@@ -62,6 +65,7 @@ impl FeedbackResult {
             Self::Geometry => "geometry",
             Self::TooLarge => "too_large",
             Self::NoMask => "no_mask",
+            Self::Busy => "busy",
         }
     }
 }

@@ -109,9 +109,9 @@ impl FeedbackKind {
 /// Why a mask was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// There was no room: everything that is kept is newer or still being written.
+    /// Answers under way took all the room, or too many were under way.
     Full,
-    /// It alone is larger than `maxBytes`.
+    /// It alone is larger than `maxBytes`, or than Gantry compares.
     TooLarge,
     /// The disk failed, or could not keep up.
     Io,
