@@ -1,5 +1,9 @@
 //! `/metrics`, `/ping` and the access log (reference, B4).
 
+use std::os::unix::fs::PermissionsExt as _;
+
+use gantry::imaging::nifti::{Geometry, Voxels, encode};
+
 use crate::harness::*;
 
 #[test]
@@ -86,6 +90,7 @@ http:
       confidence: [{from: header, name: X-Model-Sure, label: dice}]
       serverTiming: {stages: [infer]}
       metrics: {path: /none}
+      keepMasks: {}
       loadBalancer: {healthCheck: {path: /health, interval: 100ms}, servers: [{url: "{one}"}]}
     new:
       model: {name: seg, version: "2"}
@@ -95,12 +100,59 @@ http:
       loadBalancer: {servers: [{url: "{two}"}, {url: "{down}"}]}
 "#;
 
-#[test]
-fn promtool_has_nothing_to_say_of_any_series() {
-    only_gantry!();
-    let one = Backend::answering(|seen| match seen.path() {
+/// One series of each kind that [`EVERYTHING`] has.
+const KINDS: &[&str] = &[
+    "gantry_config_reload_failures_total 1",
+    "gantry_entrypoint_requests_total{",
+    "gantry_entrypoint_requests_tls_total{",
+    "gantry_feedback_requests_total{",
+    "gantry_router_requests_total{",
+    "gantry_scrape_errors_total{",
+    "gantry_service_connection_failures_total{",
+    "gantry_service_connections_opened_total{",
+    "gantry_service_request_duration_seconds_bucket{",
+    "gantry_service_server_in_flight{",
+    "gantry_service_server_probes_total{",
+    "gantry_service_server_up{",
+    "gantry_tls_certs_not_after{",
+    "gantry_tls_handshakes_total{",
+    "gantry_upstream_connections_idle",
+    "gantry_variant_request_duration_seconds_bucket{",
+    "gantry_variant_requests_total{",
+    "gantry_variant_weight{",
+    "model_accuracy_age_seconds{",
+    "model_accuracy_rejected_total{",
+    "model_accuracy_samples_bucket{",
+    "model_confidence_samples_bucket{",
+    "model_confidence{",
+    "model_feedback_both_empty_total{",
+    "model_feedback_total{",
+    "model_in_flight{",
+    "model_inference_duration_seconds_bucket{",
+    "model_inference_time_seconds{",
+    "model_masks_dropped_total{",
+    "model_masks_kept{",
+    "model_requests_total{",
+    "model_stage_duration_seconds_bucket{",
+    "model_voxels_total{",
+    "process_resident_memory_bytes",
+];
+
+/// A gateway on which all of [`EVERYTHING`] has happened, and the servers that stay.
+fn everything() -> (Gateway, [Backend; 2]) {
+    let empty = encode(
+        &Geometry::centred([2, 1, 1], [1.0; 3]),
+        "",
+        Voxels::Uint8(&[0, 0]),
+        false,
+    )
+    .unwrap();
+    let mask = empty.clone();
+    let one = Backend::answering(move |seen| match seen.path() {
         "/none" => Answer::new(404),
         _ => Answer::new(200)
+            .header("Content-Type", "application/octet-stream")
+            .body(mask.clone())
             .header("X-Model-Dice", "0.93")
             .header("X-Model-Sure", "0.5")
             .header("Server-Timing", "infer;dur=250"),
@@ -113,50 +165,39 @@ fn promtool_has_nothing_to_say_of_any_series() {
         .replace("{one}", &one.url())
         .replace("{two}", &two.url())
         .replace("{down}", &format!("http://{}", Backend::down()));
-    let setup = gateway();
+    let setup = gateway().file("token", "a-token-of-the-radiology\n");
     certificate::Certificate::of(&["a.test"]).write(setup.dir(), "a");
+    let mine = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(setup.dir().join("token"), mine).unwrap();
     let gateway = setup
         .dynamic(&yaml)
+        .top("feedback: {tokenFile: \"{dir}/token\"}")
         .metrics("metrics: {prometheus: {addRoutersLabels: true, headerLabels: {site: X-Site}}}")
         .run();
     for _ in 0..6 {
-        gateway.get("/").header("X-Site", "north").send();
+        let request = gateway.post("/", empty.clone()).header("X-Site", "north");
+        let reply = request.send();
+        if reply.header("x-model-sure").is_some() {
+            let target = format!("/feedback/{}", reply.header("x-request-id").unwrap());
+            let told = client::Request::new(gateway.admin_address(), "POST", &target)
+                .header("Authorization", "Bearer a-token-of-the-radiology")
+                .body(empty.clone());
+            told.send().assert_status(200);
+        }
     }
     gateway.tls("a.test").connect().get("/");
     gateway.admin("/federate").assert_status(200);
     gateway.edit("http: {routers: {r: {rulle: x}}}");
+    (gateway, [one, two])
+}
+
+#[test]
+fn promtool_has_nothing_to_say_of_any_series() {
+    only_gantry!();
+    let (gateway, _servers) = everything();
     let text = || gateway.admin("/metrics").text();
-    for family in [
-        "gantry_config_reload_failures_total 1",
-        "gantry_entrypoint_requests_total{",
-        "gantry_entrypoint_requests_tls_total{",
-        "gantry_router_requests_total{",
-        "gantry_scrape_errors_total{",
-        "gantry_service_connection_failures_total{",
-        "gantry_service_connections_opened_total{",
-        "gantry_service_request_duration_seconds_bucket{",
-        "gantry_service_server_in_flight{",
-        "gantry_service_server_probes_total{",
-        "gantry_service_server_up{",
-        "gantry_tls_certs_not_after{",
-        "gantry_tls_handshakes_total{",
-        "gantry_upstream_connections_idle",
-        "gantry_variant_request_duration_seconds_bucket{",
-        "gantry_variant_requests_total{",
-        "gantry_variant_weight{",
-        "model_accuracy_age_seconds{",
-        "model_accuracy_rejected_total{",
-        "model_accuracy_samples_bucket{",
-        "model_confidence_samples_bucket{",
-        "model_confidence{",
-        "model_in_flight{",
-        "model_inference_duration_seconds_bucket{",
-        "model_inference_time_seconds{",
-        "model_requests_total{",
-        "model_stage_duration_seconds_bucket{",
-        "process_resident_memory_bytes",
-    ] {
-        assert_eventually!(text().contains(&format!("\n{family}")), "{family}\n{}", text());
+    for kind in KINDS {
+        assert_eventually!(text().contains(&format!("\n{kind}")), "{kind}\n{}", text());
     }
     let scraped = "source=\"scraped\"";
     assert_eventually!(gateway.metric(&["model_accuracy{", scraped]) == Some(0.9));
