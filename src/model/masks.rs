@@ -166,6 +166,9 @@ impl Store {
         let under_way: Vec<u128> = inner.under_way.keys().copied().collect();
         for id in under_way {
             inner.take_under_way(id);
+            if self.shared.on_disk {
+                inner.doomed.push(id);
+            }
         }
         drop(inner);
         self.shared.landed.notify_all();
@@ -448,6 +451,12 @@ impl Inner {
         kept.version.keep(kept.bytes);
         self.order.push_back(id);
         self.kept.insert(id, kept);
+    }
+
+    /// Takes over a mask that is older than all others.
+    fn keep_oldest(&mut self, id: u128, kept: Kept) {
+        self.keep(id, kept);
+        self.order.rotate_right(1);
     }
 
     /// Sees to it that the answer to `id` has room for `bytes` bytes. What had to go is dropped by the caller, without the

@@ -288,7 +288,8 @@ impl Writer {
                 _ => {}
             }
         }
-        found.sort_by_key(|(id, _)| *id);
+        // The youngest first: what this process has kept meanwhile is younger than all of them.
+        found.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
         for (id, head) in found {
             let kept = Kept {
                 version: index.version(head.names),
@@ -296,7 +297,7 @@ impl Writer {
                 segments: None,
             };
             let mut inner = self.shared.lock();
-            inner.keep(id, kept);
+            inner.keep_oldest(id, kept);
             while inner.bytes > inner.limits.max_bytes && inner.evict().is_some() {}
         }
     }

@@ -117,7 +117,9 @@ impl ModelSeries {
 
     /// A mask was not kept, or not to its end.
     pub fn mask_dropped(&self, why: Dropped) {
-        lock(&self.0.cells).masks_dropped[why as usize] += 1;
+        let mut cells = lock(&self.0.cells);
+        cells.masks_dropped[why as usize] += 1;
+        cells.keeps_masks = true;
     }
 
     /// How many masks are kept now, and their bytes.
