@@ -1,6 +1,7 @@
 //! What the operator asks: `/ping` and `/metrics`, and about the servers' own metrics `/sd` and `/federate`; and what
-//! somebody tells who knows how good an answer was: `/feedback`.
+//! somebody tells who knows how good an answer was: `/feedback`; and what an ACME authority asks.
 
+pub mod acme;
 pub mod federate;
 pub mod feedback;
 pub mod metrics;

@@ -3,6 +3,7 @@
 //! An object with an error disables the routers that use it, and them alone. The same code serves the gateway and
 //! `gantry check`.
 
+pub mod certificates;
 pub(crate) mod entry_points;
 mod names;
 mod routers;
@@ -29,6 +30,7 @@ use crate::tls::cache::TlsCache;
 use crate::tls::server::TlsSetup;
 use crate::tls::store::SELF_SIGNED_NAME;
 use crate::units::secret::Secret;
+use certificates::Wanted;
 use snapshot::{EntryPointPlan, Snapshot};
 
 /// What stays the same from one compile to the next.
@@ -59,6 +61,8 @@ pub struct Compiled {
     pub diagnostics: Vec<Diagnostic>,
     /// The certificates that are served, for metrics.
     pub certificates: Vec<CertificateLabels>,
+    /// The certificates that resolvers are to get.
+    pub wanted: Vec<Wanted>,
 }
 
 /// Compiles `dynamic`.
@@ -69,7 +73,7 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let (setup, found) = TlsSetup::build(&dynamic.tls, resources, &context.tls);
     diagnostics.extend(found);
     let feedback = feedback(context, resources, &mut diagnostics);
-    let mut plans = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
+    let (mut plans, wanted) = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
     for (entry_point, plan) in context.entry_points.iter().zip(&mut plans) {
         entry_points::internal(context, entry_point, feedback.as_ref(), plan);
     }
@@ -107,6 +111,7 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
         snapshot,
         diagnostics,
         certificates,
+        wanted,
     }
 }
 

@@ -10,6 +10,7 @@
 #[macro_use]
 pub mod settings;
 
+pub mod acme;
 pub mod decode;
 pub mod dynamic;
 pub mod entry_point;
@@ -34,7 +35,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use merge::{Merged, merge};
-pub use resources::{Resources, folders, references, static_references};
+pub use resources::{Issued, Resources, folders, references, static_references};
 pub use spans::SpanMap;
 
 use crate::diag::{Diagnostic, Location, Source, did_you_mean};

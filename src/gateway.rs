@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::acme::Acme;
 use crate::config::static_config::Static;
 use crate::diag::Diagnostic;
 use crate::http::worker::Stage;
@@ -58,6 +59,8 @@ enum Event {
     Reload,
     /// SIGUSR1.
     Reopen,
+    /// A certificates resolver has a certificate, or lost one.
+    Certificates,
     /// A worker thread ended though nobody asked it to.
     WorkerLost,
 }
@@ -80,7 +83,8 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     let started = startup::prepare(options.settings)?;
     let mut signals = Signals::new()?;
     let mut provider = started.provider;
-    let (mut reloader, compiled) = Reloader::start(started.context, provider.as_mut())?;
+    let acme = Acme::open(&started.context);
+    let (mut reloader, compiled) = Reloader::start(started.context, acme, provider.as_mut())?;
     let listeners = startup::listen(reloader.context(), count)?;
     let snapshot = reloader.publish(compiled);
     let mut workers = Workers::start(
@@ -98,14 +102,20 @@ async fn supervise(options: Options) -> anyhow::Result<()> {
     }
     tokio::spawn(forget(Arc::clone(&reloader.context().feedback)));
     reloader.probe();
+    for resolver in reloader.acme().tasks() {
+        tokio::spawn(resolver);
+    }
     loop {
+        let certificates = reloader.acme().changes();
         let event = tokio::select! {
             Some(event) = events.recv() => Event::Configuration(event),
             event = signals.next() => event,
+            () = certificates => Event::Certificates,
             () = workers.lost() => Event::WorkerLost,
         };
         match event {
             Event::Configuration(event) => reloader.apply(&event),
+            Event::Certificates => reloader.certify(),
             Event::Reload => reloader.ask(),
             Event::Reopen => {
                 if let Some(log) = &options.log {

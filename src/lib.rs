@@ -29,6 +29,7 @@ pub mod router;
 pub mod service;
 pub mod upstream;
 
+pub mod acme;
 pub mod admin;
 pub mod cli;
 pub mod demo;

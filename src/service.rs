@@ -39,6 +39,8 @@ pub enum Internal {
     Federate(Arc<crate::admin::federate::Federate>),
     /// `/feedback/{request-id}`
     Feedback(Arc<crate::admin::feedback::Feedback>),
+    /// `acme-http@internal`: proofs for ACME authorities.
+    Acme(Arc<crate::tls::challenge::Challenges>),
     /// `noop@internal`: 418, for routers whose middleware always answers.
     Noop,
 }
@@ -63,6 +65,7 @@ impl Service {
             Self::Internal(Internal::Discovery) => crate::admin::sd::answer(&exchange.snapshot),
             Self::Internal(Internal::Federate(federate)) => federate.answer(&request, &exchange.snapshot).await,
             Self::Internal(Internal::Feedback(feedback)) => feedback.answer(request).await,
+            Self::Internal(Internal::Acme(challenges)) => crate::admin::acme::answer(challenges, request.uri().path()),
             Self::Internal(Internal::Noop) => error::empty(::http::StatusCode::IM_A_TEAPOT),
         }
     }

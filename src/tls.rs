@@ -11,6 +11,7 @@
 //! | `client` | `serversTransports.NAME` → handshakes with servers |
 //! | `verify` | how the certificate of a server is judged |
 //! | `bulk` | larger reads below rustls while a large body flows |
+//! | `challenge` | proofs that wait for an ACME authority to look |
 //! | `cache` | what a reload keeps: parsed certificates, rustls configurations, ticket keys |
 //!
 //! Invariants:
@@ -22,6 +23,7 @@
 
 pub mod bulk;
 pub mod cache;
+pub mod challenge;
 pub mod cipher;
 pub mod client;
 pub mod keys;

@@ -40,7 +40,7 @@ needs=(
     gcc:gcc g++:g++ cmake:cmake pkg-config:pkg-config git:git
     curl:curl openssl:openssl shellcheck:shellcheck readelf:binutils
     nginx:nginx haproxy:haproxy wrk:wrk h2load:nghttp2-client ab:apache2-utils promtool:prometheus
-    amtool:prometheus-alertmanager
+    amtool:prometheus-alertmanager pebble:pebble
     podman:podman runc:runc iptables:iptables
     /usr/lib/cni/bridge:containernetworking-plugins
     /etc/ssl/certs/ca-certificates.crt:ca-certificates

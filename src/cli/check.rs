@@ -173,9 +173,14 @@ impl Check {
         let compiled = compile(&context, &merged.value, &resources, 0);
         let located = |diagnostic: Diagnostic| match &self.settings {
             Some(settings)
-                if ["serversTransport.", "entryPoints.", "feedback."]
-                    .iter()
-                    .any(|p| diagnostic.path.starts_with(p)) =>
+                if [
+                    "serversTransport.",
+                    "entryPoints.",
+                    "feedback.",
+                    "certificatesResolvers.",
+                ]
+                .iter()
+                .any(|p| diagnostic.path.starts_with(p)) =>
             {
                 settings.attach(diagnostic)
             }

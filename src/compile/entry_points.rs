@@ -1,6 +1,6 @@
 //! What entry points bring along: which ones are defaults, and the routers that Gantry makes itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Context;
@@ -30,7 +30,7 @@ pub(super) fn defaults(settings: &Static, entry_points: &[Arc<EntryPoint>]) -> B
     entry_points.iter().filter(chosen).map(|e| e.index).collect()
 }
 
-/// Adds ping, metrics, feedback and redirections to the plan of `entry_point`.
+/// Adds ACME challenges, ping, metrics, feedback and redirections to the plan of `entry_point`.
 pub(super) fn internal(
     context: &Context,
     entry_point: &Arc<EntryPoint>,
@@ -38,6 +38,16 @@ pub(super) fn internal(
     plan: &mut Plan,
 ) {
     let settings = &context.settings;
+    let proves = settings.certificates_resolvers.values().any(|resolver| {
+        let acme = resolver.acme.as_ref();
+        acme.and_then(|acme| acme.http_challenge.as_ref())
+            .is_some_and(|challenge| challenge.entry_point == entry_point.name)
+    });
+    if proves {
+        let service = Service::Internal(Internal::Acme(context.tls.challenges()));
+        let router = plan_internal(context, entry_point, "acme-http@internal", Vec::new(), &service);
+        add(plan, router, "PathPrefix(`/.well-known/acme-challenge/`)", i64::MAX);
+    }
     let takes_feedback = settings
         .feedback
         .as_ref()
@@ -131,6 +141,9 @@ pub(crate) fn static_error(context: &Context) -> Option<Diagnostic> {
         let error = Diagnostic::error(path, format!("there is no entry point `{name}`"));
         return Some(error.help(which(context, name)));
     }
+    if let Some(error) = resolver_error(context) {
+        return Some(error);
+    }
     settings.entry_points.iter().find_map(|(name, entry_point)| {
         let to = entry_point.http.redirections.as_ref()?.entry_point.as_ref()?;
         let path = format!("entryPoints.{name}.http.redirections.entryPoint");
@@ -145,6 +158,32 @@ pub(crate) fn static_error(context: &Context) -> Option<Diagnostic> {
             }
         }
     })
+}
+
+/// What is wrong between certificates resolvers and the rest: an entry point that does not exist, a file for two.
+fn resolver_error(context: &Context) -> Option<Diagnostic> {
+    let resolvers = &context.settings.certificates_resolvers;
+    let mut files = BTreeMap::new();
+    for (name, resolver) in resolvers {
+        let Some(acme) = &resolver.acme else { continue };
+        let path = format!("certificatesResolvers.{name}.acme");
+        if let Some(challenge) = &acme.http_challenge
+            && !context.entry_points.iter().any(|e| e.name == challenge.entry_point)
+        {
+            let message = format!("there is no entry point `{}`", challenge.entry_point);
+            let error = Diagnostic::error(format!("{path}.httpChallenge.entryPoint"), message);
+            return Some(error.help(which(context, &challenge.entry_point)));
+        }
+        if let Some(other) = files.insert(&acme.storage, name) {
+            let message = format!(
+                "the resolvers `{other}` and `{name}` have one storage file: `{}`",
+                acme.storage
+            );
+            let help = "give each its own file; a copy of Traefik's will do, for each takes what stands under its name";
+            return Some(Diagnostic::error(format!("{path}.storage"), message).help(help));
+        }
+    }
+    None
 }
 
 /// Which entry point may be meant.

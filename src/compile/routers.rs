@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::certificates::{Asking, Wanted, wanted};
 use super::names::{FILE, find, qualified};
 use super::services::Services;
 use super::snapshot::RouterPlan;
@@ -35,7 +36,7 @@ pub(super) fn build(
     services: &Services,
     setup: &TlsSetup,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<Plan> {
+) -> (Vec<Plan>, Vec<Wanted>) {
     let mut compiler = Compiler {
         context,
         dynamic,
@@ -51,7 +52,9 @@ pub(super) fn build(
         .map(|entry_point| compiler.entry_point(entry_point, &ready, setup));
     let plans = plans.collect();
     compiler.shadowed(&ready);
-    plans
+    let asking = compiler.asking(&ready);
+    let wanted = wanted(context, setup, resources, &asking, compiler.diagnostics);
+    (plans, wanted)
 }
 
 /// A router whose rule is read and whose entry points are known.
@@ -339,6 +342,40 @@ impl<'a> Compiler<'a> {
                 self.diagnostics.push(diagnostic);
             }
         }
+    }
+
+    /// The routers that want certificates, and those whose entry points do.
+    fn asking<'r>(&self, ready: &'r [Ready<'a>]) -> Vec<Asking<'r>>
+    where
+        'a: 'r,
+    {
+        let mut asking = Vec::new();
+        for router in ready {
+            let own = router.settings.tls.as_ref();
+            let own = own.map(|tls| (format!("{}.tls", router.path), &tls.cert_resolver, &tls.domains));
+            let fixed = || {
+                let here = self.context.entry_points.iter();
+                let here = here.filter(|e| router.entry_points.contains(&e.index));
+                here.filter_map(|entry_point| {
+                    let settings = self.context.settings.entry_points.get(&entry_point.name)?;
+                    let tls = settings.http.tls.as_ref()?;
+                    let path = format!("entryPoints.{}.http.tls", entry_point.name);
+                    Some((path, &tls.cert_resolver, &tls.domains))
+                })
+            };
+            // A router's own section replaces the entry point's as a whole.
+            let sections: Vec<_> = own.map_or_else(|| fixed().collect(), |own| vec![own]);
+            for (path, resolver, domains) in sections.into_iter().filter(|(_, resolver, _)| !resolver.is_empty()) {
+                asking.push(Asking {
+                    path,
+                    router: router.name,
+                    resolver,
+                    domains,
+                    hosts: router.rule.hosts(),
+                });
+            }
+        }
+        asking
     }
 
     /// Warns about routers that can never be reached.

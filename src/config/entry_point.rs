@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::decode::Decoder;
-use super::format::{Address, AtLeastOne, ByteSize, CertResolver, HeaderName, Network};
+use super::format::{Address, AtLeastOne, ByteSize, HeaderName, Network};
 use super::node::Node;
 use super::router::TlsDomain;
 use super::scalar::List;
@@ -32,7 +32,7 @@ settings! {
         "proxyProtocol": "let the balancer in front set X-Forwarded-For, and list it in `forwardedHeaders.trustedIPs`";
         "http3": "HTTP/1.1 and HTTP/2 are served";
         "udp": "Gantry serves HTTP only so far";
-        "allowACMEByPass": "ACME is not built yet";
+        "allowACMEByPass": "Gantry answers ACME challenges itself";
     }
     check check_entry_point;
 }
@@ -133,9 +133,9 @@ settings! {
     pub struct EntryPointTls [empty] {
         /// Name of a `tls.options` entry. Default: `default`.
         "options" => options: String;
-        /// Name of the ACME resolver that gets the certificates.
-        "certResolver" => cert_resolver: String as CertResolver;
-        /// Names to ask certificates for.
+        /// Name of the `certificatesResolvers` entry that gets the certificates.
+        "certResolver" => cert_resolver: String;
+        /// Names to ask certificates for. Default: the `Host` names of each router.
         "domains" => domains: Vec<TlsDomain>;
     }
 }

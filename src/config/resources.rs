@@ -22,6 +22,24 @@ const LONGEST: u64 = 8 << 20;
 pub struct Resources {
     files: BTreeMap<String, Result<Arc<[u8]>, String>>,
     folders: BTreeMap<String, Result<(), String>>,
+    issued: Vec<Arc<Issued>>,
+}
+
+/// A certificate that a certificates resolver has got.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The chain in PEM, the server's own certificate first.
+    pub certificate: Vec<u8>,
+    /// Its private key in PEM.
+    pub key: Vec<u8>,
+    /// Whose it is, for messages: the resolver and the main name.
+    pub about: String,
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Issued({})", self.about)
+    }
 }
 
 impl Resources {
@@ -34,8 +52,21 @@ impl Resources {
         }
         Self {
             files,
-            folders: BTreeMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// Adds the certificates that resolvers have got.
+    #[must_use]
+    pub fn with_issued(mut self, issued: Vec<Arc<Issued>>) -> Self {
+        self.issued = issued;
+        self
+    }
+
+    /// The certificates that resolvers have got.
+    #[must_use]
+    pub fn issued(&self) -> &[Arc<Issued>] {
+        &self.issued
     }
 
     /// Looks whether files can be written into folders. One that lacks is made, for this user alone, where `make` says so;

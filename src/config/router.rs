@@ -1,7 +1,7 @@
 //! `http.routers.NAME`: which requests go to which service, and through which middlewares.
 
 use super::decode::Decoder;
-use super::format::{CertResolver, RouterPriority, RuleSyntax};
+use super::format::{RouterPriority, RuleSyntax};
 use super::node::Node;
 
 settings! {
@@ -35,9 +35,9 @@ settings! {
     pub struct RouterTls [empty] {
         /// Name of a `tls.options` entry for the host names of the rule. Default: `default`.
         "options" => options: String;
-        /// Name of the ACME resolver that gets the certificates.
-        "certResolver" => cert_resolver: String as CertResolver;
-        /// Names to ask certificates for. Default: those of the rule.
+        /// Name of the `certificatesResolvers` entry that gets the certificates.
+        "certResolver" => cert_resolver: String;
+        /// Names to ask certificates for, one certificate an entry. Default: one for the `Host` names of the rule.
         "domains" => domains: Vec<TlsDomain>;
     }
 }

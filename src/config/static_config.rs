@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use super::acme::{Acme, CertificatesResolver, ExternalAccount, HttpChallenge, KeyType, TlsChallenge};
 use super::decode::Decoder;
 pub use super::entry_point::{
     EncodedCharacters, EntryPoint, EntryPointHttp, EntryPointObservability, EntryPointTls, ForwardedHeaders, Http2,
@@ -25,6 +26,8 @@ settings! {
         "providers" => providers: Providers;
         /// How Gantry connects to servers, where a service names no transport of its own.
         "serversTransport" => servers_transport: DefaultServersTransport;
+        /// Where certificates come from by themselves, by name; routers name one as `tls.certResolver`.
+        "certificatesResolvers" => certificates_resolvers: BTreeMap<String, CertificatesResolver>;
         /// Gantry's own log.
         "log" => log: Log;
         /// One line for each request. Absent: none is written.
@@ -45,7 +48,6 @@ settings! {
         "core" => core: Core;
     }
     unsupported {
-        "certificatesResolvers": "ACME is not built yet: list certificates in `tls.certificates` of a dynamic file";
         "tracing": "metrics and the access log are built; take the section out";
         "experimental": "Gantry runs no plugins; take the section out";
         "spiffe": "`serversTransport.rootCAs` checks servers";

@@ -38,7 +38,7 @@ settings! {
         "defaultCertificate" => default_certificate: Option<Certificate>;
     }
     unsupported {
-        "defaultGeneratedCert": "ACME is not built yet: give `defaultCertificate`";
+        "defaultGeneratedCert": "name the host in a router with `certResolver`, or give `defaultCertificate`";
     }
 }
 

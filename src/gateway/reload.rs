@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use crate::acme::Acme;
 use crate::compile::snapshot::Snapshot;
 use crate::compile::{Compiled, Context, compile};
 use crate::config::dynamic::Dynamic;
@@ -29,6 +30,7 @@ type Mistakes = Vec<Diagnostic>;
 /// The state of reloading.
 pub(super) struct Reloader {
     context: Context,
+    acme: Acme,
     files: LastGood<Decoded<Dynamic>, Mistakes>,
     /// What is served: equal configuration is not compiled again.
     serving: (Dynamic, Resources),
@@ -47,10 +49,15 @@ impl Reloader {
     ///
     /// # Errors
     /// Everything that is wrong with the files; what is wrong with single objects disables those alone, and is logged.
-    pub(super) fn start(context: Context, provider: Option<&mut FileProvider>) -> anyhow::Result<(Self, Compiled)> {
+    pub(super) fn start(
+        context: Context,
+        acme: Acme,
+        provider: Option<&mut FileProvider>,
+    ) -> anyhow::Result<(Self, Compiled)> {
         let begun = Instant::now();
         let mut reloader = Self {
             context,
+            acme,
             files: LastGood::new(),
             serving: (Dynamic::default(), Resources::default()),
             failing: false,
@@ -92,11 +99,15 @@ impl Reloader {
         &self.context
     }
 
+    pub(super) const fn acme(&mut self) -> &mut Acme {
+        &mut self.acme
+    }
+
     /// Puts the first snapshot where the workers find it.
     pub(super) fn publish(&mut self, compiled: Compiled) -> Arc<ArcSwap<Snapshot>> {
         let published = Arc::new(ArcSwap::from_pointee(compiled.snapshot));
         self.context.metrics.reload_took(self.first);
-        self.note(&published.load(), compiled.certificates, true);
+        self.note(&published.load(), compiled.certificates, Some(true));
         self.published = Some(Arc::clone(&published));
         published
     }
@@ -132,12 +143,31 @@ impl Reloader {
             return;
         }
         let compiled = self.compile_with(&merged, resources);
-        self.install(compiled, ok, begun);
+        let generation = compiled.snapshot.generation;
+        self.install(compiled, Some(ok), begun);
+        tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
+    }
+
+    /// Serves what is served already with the certificates that resolvers hold now. What is wrong with the
+    /// configuration was told when it came.
+    pub(super) fn certify(&mut self) {
+        let begun = Instant::now();
+        let issued = self.acme.issued();
+        if issued == self.serving.1.issued() {
+            return;
+        }
+        let (dynamic, resources) = std::mem::take(&mut self.serving);
+        let resources = resources.with_issued(issued);
+        let generation = self.context.runtime.next_generation();
+        let compiled = compile(&self.context, &dynamic, &resources, generation);
+        self.serving = (dynamic, resources);
+        self.install(compiled, None, begun);
+        tracing::info!(target: LIFECYCLE, generation, "certificates replaced");
     }
 
     /// One of the two outcomes of a reload: the new snapshot serves from the next request on.
-    fn install(&mut self, compiled: Compiled, ok: bool, begun: Instant) {
-        let generation = compiled.snapshot.generation;
+    /// `ok` is what became of a change of the configuration, if it was one.
+    fn install(&mut self, compiled: Compiled, ok: Option<bool>, begun: Instant) {
         let snapshot = Arc::new(compiled.snapshot);
         if let Some(published) = &self.published {
             published.store(Arc::clone(&snapshot));
@@ -146,11 +176,10 @@ impl Reloader {
         self.note(&snapshot, compiled.certificates, ok);
         self.probe();
         self.context.runtime.sweep();
-        tracing::info!(target: LIFECYCLE, generation, "configuration loaded");
     }
 
     /// Tells the metrics of a snapshot that is served from now on.
-    fn note(&self, snapshot: &Snapshot, certificates: Vec<CertificateLabels>, ok: bool) {
+    fn note(&self, snapshot: &Snapshot, certificates: Vec<CertificateLabels>, ok: Option<bool>) {
         let metrics = &self.context.metrics;
         let each = |balancer: &Arc<LoadBalancer>| {
             let service = balancer.name.clone();
@@ -169,7 +198,9 @@ impl Reloader {
         let served = models.filter_map(|model| Some((model.recorder.as_ref()?, &model.series)));
         self.context.feedback.install(served);
         metrics.set_certificates(certificates);
-        metrics.reload(ok, SystemTime::now());
+        if let Some(ok) = ok {
+            metrics.reload(ok, SystemTime::now());
+        }
         metrics.next_generation(Instant::now());
     }
 
@@ -216,6 +247,7 @@ impl Reloader {
         for diagnostic in &compiled.diagnostics {
             report(&merged.attach(diagnostic.clone()));
         }
+        self.acme.want(compiled.wanted.clone());
         self.serving = (merged.value.clone(), resources);
         compiled
     }
@@ -230,7 +262,9 @@ impl Reloader {
         // Without feedback no mask is kept, and no folder needed.
         let feedback = self.context.settings.feedback.iter();
         let folders = feedback.flat_map(|_| config::folders(dynamic));
-        Resources::load(paths).with_folders(folders, true)
+        Resources::load(paths)
+            .with_folders(folders, true)
+            .with_issued(self.acme.issued())
     }
 }
 
@@ -280,7 +314,8 @@ mod tests {
     #[tokio::test]
     async fn taking_a_mistake_back_ends_the_failure() {
         let context = startup::context(Static::default()).expect("a context");
-        let (mut reloader, compiled) = Reloader::start(context, None).expect("a start");
+        let acme = Acme::open(&context);
+        let (mut reloader, compiled) = Reloader::start(context, acme, None).expect("a start");
         let published = reloader.publish(compiled);
         let ok = |reloader: &Reloader| {
             let text = reloader.context.metrics.render(Format::Text004, Instant::now());

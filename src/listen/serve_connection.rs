@@ -23,7 +23,7 @@ use super::io::{Io, Socket};
 use crate::http::serve::serve;
 use crate::http::stream::StreamExecutor;
 use crate::http::worker::Worker;
-use crate::tls::server::{Alpn, TlsInfo};
+use crate::tls::server::{AcceptError, Alpn, TlsInfo};
 
 /// After this, a first byte that may or may not become HTTP/2's preface is looked at again; each further pause is twice as
 /// long, up to [`PREFACE_PAUSE_MAX`]: a thousand clients that say `PR` and no more must cost next to nothing.
@@ -105,8 +105,9 @@ async fn run(
                 entry_point,
                 ok: false,
             };
-            let (stream, info) = plan.tls.accept(tcp, local).await.map_err(io::Error::other)?;
-            handshake.ok = true;
+            let accepted = plan.tls.accept(tcp, local).await;
+            handshake.ok = matches!(accepted, Ok(_) | Err(AcceptError::Proven));
+            let (stream, info) = accepted.map_err(io::Error::other)?;
             (Socket::Tls(Box::new(stream)), Some(info))
         }
         Greeting::Http1 | Greeting::Http2 => (Socket::Plain(tcp), None),

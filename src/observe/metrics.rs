@@ -12,6 +12,7 @@
 //! come from the configuration and from fixed sets. The one exception are header labels, which the operator asks for.
 //! Whatever a peer chooses of a label (code, method, protocol, a header) has a cap, with `other` for the rest.
 
+mod acme;
 mod cap;
 pub mod cells;
 pub mod encode;
@@ -212,6 +213,16 @@ mod own {
     );
     pub(super) const FEEDBACK: Family =
         Family::new("feedback_requests", Kind::Counter, "Requests with feedback, by result.");
+    pub(super) const ACME_ORDERS: Family = Family::new(
+        "acme_orders",
+        Kind::Counter,
+        "Attempts to get a certificate from an ACME authority, by result.",
+    );
+    pub(super) const ACME_NEXT: Family = Family::new(
+        "acme_next_attempt_timestamp_seconds",
+        Kind::Gauge,
+        "Unix time at which a certificate will be asked for, first or again.",
+    );
     pub(super) const SCRAPE_ERRORS: Family = Family::new(
         "scrape_errors",
         Kind::Counter,
@@ -417,6 +428,7 @@ pub struct Metrics {
     certificates: Mutex<Vec<CertificateLabels>>,
     reloads: Mutex<Reloads>,
     feedback: Feedback,
+    acme: Mutex<acme::Acme>,
     log_dropped: Arc<Counter>,
     process: Process,
 }
@@ -448,6 +460,7 @@ impl Metrics {
             certificates: Mutex::default(),
             reloads: Mutex::default(),
             feedback: Feedback::default(),
+            acme: Mutex::default(),
             log_dropped: Arc::default(),
             process: Process::new(),
         })

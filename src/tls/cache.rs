@@ -18,6 +18,7 @@ use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use sha2::{Digest as _, Sha256};
 
+use super::challenge::Challenges;
 use super::keys::{Identity, KeyError};
 use super::options::ServerOptions;
 use super::store::{CertStore, self_signed};
@@ -66,6 +67,7 @@ impl Fingerprint {
 pub struct TlsCache {
     tickets: Option<Arc<dyn ProducesTickets>>,
     sessions: Arc<dyn StoresServerSessions>,
+    challenges: Arc<Challenges>,
     state: Mutex<State>,
 }
 
@@ -115,8 +117,14 @@ impl TlsCache {
             // Fails only when the system has no random numbers: then sessions are not resumed.
             tickets: Ticketer::new().ok(),
             sessions: ServerSessionMemoryCache::new(STORED_SESSIONS),
+            challenges: Arc::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// The proofs for ACME authorities: one table for the process.
+    pub fn challenges(&self) -> Arc<Challenges> {
+        Arc::clone(&self.challenges)
     }
 
     /// The ticket keys that all options without client certificates share.

@@ -72,7 +72,7 @@ impl ServerOptions {
             .with_protocol_versions(&protocol.versions)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver));
-        // `acme-tls/1` is answered only while an ACME challenge waits, which is not built yet.
+        // `acme-tls/1` is answered only while an ACME challenge waits, with settings of its own (`challenge`).
         config.alpn_protocols = options
             .alpn_protocols
             .iter()

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::bulk::BulkIo;
+use super::challenge::Challenges;
 use super::cipher::{prefers_chacha, suite_name, version_name};
 use super::options::WRITE_LIMIT;
 use super::setup::Slot;
@@ -75,6 +76,9 @@ pub enum AcceptError {
     /// The handshake failed.
     #[error("TLS handshake failed: {0}")]
     Handshake(#[source] io::Error),
+    /// An ACME authority has looked at the proof for a name: a success, with nothing to follow.
+    #[error("an ACME authority looked for a proof")]
+    Proven,
 }
 
 /// Takes the handshakes of an entry point's clients. Immutable, part of the snapshot.
@@ -85,6 +89,7 @@ pub struct ServerTls {
     /// Key: what follows `*.`
     wildcard: HashMap<Box<str>, Arc<Slot>>,
     default: Arc<Slot>,
+    challenges: Arc<Challenges>,
 }
 
 impl ServerTls {
@@ -93,12 +98,14 @@ impl ServerTls {
         exact: HashMap<Box<str>, Arc<Slot>>,
         wildcard: HashMap<Box<str>, Arc<Slot>>,
         default: Arc<Slot>,
+        challenges: Arc<Challenges>,
     ) -> Self {
         Self {
             store,
             exact,
             wildcard,
             default,
+            challenges,
         }
     }
 
@@ -132,6 +139,12 @@ impl ServerTls {
     {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), BulkIo::new(io));
         let mut start = hello.await.map_err(AcceptError::Hello)?;
+        if let Some(config) = self.challenges.handshake(&start.client_hello()) {
+            let mut stream = start.into_stream(config).await.map_err(AcceptError::Handshake)?;
+            // RFC 8737 section 3: the proof is the handshake, no data may follow.
+            let _ = stream.shutdown().await;
+            return Err(AcceptError::Proven);
+        }
         let (config, sni, options_id) = match self.choose(&start.client_hello(), local) {
             Ok(chosen) => chosen,
             Err(error) => {

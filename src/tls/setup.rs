@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cache::{DEFAULT_OPTIONS, Fingerprint, TlsCache};
+use super::challenge::Challenges;
 use super::keys::Identity;
 use super::options::ServerOptions;
 use super::server::ServerTls;
@@ -49,6 +50,7 @@ pub struct TlsSetup {
     store: Arc<CertStore>,
     slots: BTreeMap<String, Arc<Slot>>,
     default: Arc<Slot>,
+    challenges: Arc<Challenges>,
 }
 
 impl TlsSetup {
@@ -79,7 +81,16 @@ impl TlsSetup {
             slots.insert(name.to_owned(), Arc::new(slot));
         }
         let default = Arc::clone(&slots[DEFAULT_OPTIONS]);
-        (Self { store, slots, default }, diagnostics)
+        let challenges = cache.challenges();
+        (
+            Self {
+                store,
+                slots,
+                default,
+                challenges,
+            },
+            diagnostics,
+        )
     }
 
     /// The certificates, for metrics and `gantry check`.
@@ -164,6 +175,17 @@ fn build_store(
         if let Some((fingerprint, identity)) = load(certificate, &path, resources, cache, diagnostics) {
             fingerprints.push(fingerprint);
             certificates.push(identity);
+        }
+    }
+    // After those of the configuration: of two certificates with the same names, the configured one is served.
+    for issued in resources.issued() {
+        match cache.identity(&issued.certificate, &issued.key) {
+            (fingerprint, Ok(identity)) => {
+                fingerprints.push(fingerprint);
+                certificates.push(identity);
+            }
+            // The resolver has looked at it: only a kind of key that cannot be used leads here.
+            (_, Err(error)) => diagnostics.push(Diagnostic::warning("tls", format!("{}: {error}", issued.about))),
         }
     }
     let configured = tls
@@ -308,7 +330,8 @@ impl<'a> HostOptions<'a> {
         }
         conflicts.sort();
         diagnostics.extend(conflicts.iter().map(|(host, routers)| conflict(host, routers)));
-        ServerTls::new(Arc::clone(&setup.store), exact, wildcard, Arc::clone(&setup.default))
+        let (store, default) = (Arc::clone(&setup.store), Arc::clone(&setup.default));
+        ServerTls::new(store, exact, wildcard, default, Arc::clone(&setup.challenges))
     }
 }
 

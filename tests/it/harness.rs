@@ -27,6 +27,7 @@ pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod message;
+pub mod pebble;
 pub mod peer;
 pub mod prometheus;
 pub mod scripted;
@@ -35,6 +36,7 @@ pub use self::alertmanager::Alertmanager;
 pub use self::backend::{Answer, Backend, Outcome, Seen};
 pub use self::client::{Client, Reply};
 pub use self::gateway::{Gateway, gateway};
+pub use self::pebble::Pebble;
 pub use self::prometheus::Prometheus;
 pub use self::scripted::Scripted;
 

@@ -12,6 +12,7 @@
 mod harness;
 
 mod accuracy;
+mod acme;
 mod alerts;
 mod auth;
 mod balancing;

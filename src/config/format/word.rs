@@ -44,33 +44,6 @@ impl Format<String> for RuleSyntax {
     }
 }
 
-/// The name of an ACME resolver: an unknown one is no error in Traefik, and in Gantry each is unknown so far.
-#[derive(Debug)]
-pub struct CertResolver;
-
-impl Format<String> for CertResolver {
-    fn type_name() -> String {
-        "text".to_owned()
-    }
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<String> {
-        let text = String::decode(node, decoder)?;
-        if !text.is_empty() {
-            decoder.warn(
-                node.span.clone(),
-                format!(
-                    "`certResolver: {}`: ACME is not built yet, no certificate is asked for",
-                    shorten(&text)
-                ),
-                "list the certificate in `tls.certificates`",
-            );
-        }
-        Some(text)
-    }
-    fn show(value: &String) -> Option<String> {
-        value.show()
-    }
-}
-
 /// The SameSite attribute: what Traefik does not know it leaves out.
 #[derive(Debug)]
 pub struct SameSiteWord;

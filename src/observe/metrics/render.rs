@@ -26,6 +26,7 @@ impl Metrics {
         self.render_scopes(&mut encoder, &prefix, now);
         self.render_workers(&mut encoder);
         self.render_feedback(&mut encoder);
+        self.render_acme(&mut encoder);
         let models = lock(&self.models).read(now);
         render_model::render(&mut encoder, &models);
         self.process.encode(&mut encoder);
