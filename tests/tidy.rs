@@ -54,9 +54,13 @@ const LAYERS: &[(&str, &str)] = &[
     // Lists the servers of a snapshot, and asks them.
     ("admin/sd", "units diag observe config compile http service"),
     ("admin/federate", "units diag observe config rule compile http service upstream"),
+    // The proofs that ACME authorities ask for.
+    ("admin/acme", "http tls"),
     ("admin", "units diag observe imaging config rule compile runtime http model"),
+    // The control side of certificates: it talks to authorities, and fills the table of proofs in `tls`.
+    ("acme", "units diag observe config compile tls upstream"),
     ("gateway", "units diag observe config rule provider compile runtime tls listen http router middleware service \
-                 upstream model admin"),
+                 upstream model admin acme"),
     ("demo", "units diag observe imaging config gateway"),
     ("cli", "units diag observe imaging config rule provider compile runtime tls middleware admin gateway demo"),
 ];

@@ -114,16 +114,11 @@ pub(super) async fn get(
             let status = order.poll_ready(&RetryPolicy::new().timeout(PROOFS)).await;
             match status {
                 Ok(OrderStatus::Ready) => {}
-                Ok(_) => return Err(why_invalid(&mut order).await),
-                // An order that fails says little by itself; what the authority saw stands with the challenge.
-                Err(Error::Api(problem)) => {
-                    let told = why_invalid(&mut order).await;
-                    let known = if told.text.is_empty() {
-                        describe(&problem)
-                    } else {
-                        told.text
-                    };
-                    return Err(Failure::refused(known));
+                Ok(_) => return Err(why_invalid(&mut order, "the order is invalid".to_owned()).await),
+                // An order that fails says little by itself; what the authority saw stands with the challenge. A problem
+                // of another kind is one of the request and not of the order.
+                Err(Error::Api(problem)) if order.state().status == OrderStatus::Invalid => {
+                    return Err(why_invalid(&mut order, describe(&problem)).await);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -182,8 +177,8 @@ async fn prove(order: &mut Order, acme: &Acme, challenges: &Arc<Challenges>) -> 
     Ok(proofs)
 }
 
-/// What the authority saw when it looked.
-async fn why_invalid(order: &mut Order) -> Failure {
+/// What the authority saw when it looked; `otherwise` where it does not say.
+async fn why_invalid(order: &mut Order, otherwise: String) -> Failure {
     let mut seen = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
@@ -197,7 +192,7 @@ async fn why_invalid(order: &mut Order) -> Failure {
             .filter_map(|challenge| challenge.error.as_ref());
         seen.extend(problems.map(|problem| format!("{name}: {}", describe(problem))));
     }
-    Failure::refused(seen.join("; "))
+    Failure::refused(if seen.is_empty() { otherwise } else { seen.join("; ") })
 }
 
 /// A signing request with a new key: DER, and the key in PEM.

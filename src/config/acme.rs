@@ -173,7 +173,7 @@ fn check_external_account(account: &ExternalAccount, _: &Node, decoder: &mut Dec
             "copy both from the authority's account page",
         );
     } else if account.hmac_key().is_none() {
-        decoder.error(
+        decoder.invalid_secret(
             decoder.here(),
             "`hmacEncoded` is no base64 text",
             "copy it again from the authority's account page",

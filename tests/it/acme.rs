@@ -140,7 +140,7 @@ fn http_01_wins_over_every_router_and_the_redirect_and_a_restart_asks_for_nothin
         der,
         "from the first connection on"
     );
-    // A second name is asked for beside: when it has failed or come, the first would have been asked for too.
+    // The same set of names in another order.
     again.reload(&routers(&backend, &["b.test", "a.test"]));
     assert_eq!(again.tls("a.test").connect().certificate(), der);
     assert_eq!(pebble.orders(), orders);
@@ -162,8 +162,7 @@ fn tls_alpn_01_proves_a_name_and_a_failing_one_blocks_no_other() {
     assert_served(&gateway, "a.test");
     let plain = gateway.tls("a.test").offering(&["acme-tls/1"]).try_connect();
     assert!(plain.is_err(), "no proof waits");
-    // Pebble refuses names with one label.
-    let more = "    bad: {rule: \"Host(`single`)\", service: s, tls: {certResolver: le}}\n    c: {rule: \
+    let more = "    bad: {rule: \"Host(`blocked.test`)\", service: s, tls: {certResolver: le}}\n    c: {rule: \
                 \"Host(`c.test`)\", service: s, tls: {certResolver: le}}\n    all:";
     gateway.reload(&routers(&backend, &["a.test"]).replace("    all:", more));
     assert_issued(&gateway, "c.test");
@@ -198,6 +197,39 @@ fn an_authority_that_is_down_delays_nothing_and_a_lost_account_is_made_again() {
     gateway.reload(&routers(&backend, &["a.test"]).replace("    all:", more));
     assert_issued(&gateway, "c.test");
     assert_ne!(read(&storage(&dir))["le"]["Gantry"]["account"], account);
+}
+
+#[test]
+fn a_renewal_fails_no_handshake() {
+    only_gantry!();
+    let Some(mut pebble) = Pebble::new() else { return };
+    let backend = Backend::start();
+    let (setup, _dir) = setup(&pebble, &backend, &["a.test"], TLS);
+    let gateway = setup.run();
+    pebble.validity = 9;
+    pebble.start(&gateway);
+    assert_issued(&gateway, "a.test");
+    let mut open = gateway.tls("a.test").connect();
+    open.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .reply()
+        .assert_status(200);
+    let mut seen = vec![open.certificate().to_vec()];
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < 3 {
+        let now = gateway.tls("a.test").connect().certificate().to_vec();
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+        assert!(Instant::now() < deadline, "{}", gateway.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    open.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .reply()
+        .assert_status(200);
+    assert_eq!(
+        gateway.metric(&["gantry_tls_handshakes_total", "result=\"failure\""]),
+        Some(0.0)
+    );
 }
 
 #[test]

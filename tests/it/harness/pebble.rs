@@ -16,7 +16,12 @@ pub struct Pebble {
     dir: tempfile::TempDir,
     address: SocketAddr,
     running: Vec<Child>,
+    /// How long its certificates are valid, seconds.
+    pub validity: u32,
 }
+
+/// A name that the authority refuses.
+pub const BLOCKED: &str = "blocked.test";
 
 impl Pebble {
     /// Chooses an address; `None` where Pebble is not installed.
@@ -30,6 +35,7 @@ impl Pebble {
             dir,
             address: free(),
             running: Vec::new(),
+            validity: 90 * 86400,
         })
     }
 
@@ -48,16 +54,19 @@ impl Pebble {
     pub fn start(&mut self, gateway: &Gateway) {
         let dns = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let manage = free();
-        let config = format!(
-            "{{\"pebble\": {{\"listenAddress\": \"{}\", \"managementListenAddress\": \"{}\", \"certificate\": \
-             \"server.pem\", \"privateKey\": \"server.key\", \"httpPort\": {}, \"tlsPort\": {}, \
-             \"ocspResponderURL\": \"\", \"externalAccountBindingRequired\": false}}}}",
-            self.address,
-            free(),
-            gateway.web().port(),
-            gateway.websecure().port()
-        );
-        fs::write(self.dir.path().join("pebble.json"), config).unwrap();
+        let config = serde_json::json!({"pebble": {
+            "listenAddress": self.address.to_string(),
+            "managementListenAddress": free().to_string(),
+            "certificate": "server.pem",
+            "privateKey": "server.key",
+            "httpPort": gateway.web().port(),
+            "tlsPort": gateway.websecure().port(),
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+            "domainBlocklist": [BLOCKED],
+            "certificateValidityPeriod": self.validity,
+        }});
+        fs::write(self.dir.path().join("pebble.json"), config.to_string()).unwrap();
         let names = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""];
         let names = names.map(str::to_owned).to_vec();
         let more = [
