@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
+use super::super::nifti::ByteOrder;
 use super::*;
 
 /// A NIfTI-1 header with 8 voxels' worth of bytes behind it, in which only what is looked at is filled in.
