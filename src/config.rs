@@ -34,7 +34,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use merge::{Merged, merge};
-pub use resources::{Resources, references, static_references};
+pub use resources::{Resources, folders, references, static_references};
 pub use spans::SpanMap;
 
 use crate::diag::{Diagnostic, Location, Source, did_you_mean};

@@ -11,7 +11,6 @@
 mod body;
 mod judgement;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -316,15 +315,21 @@ impl Feedback {
         let full = || {
             Refusal::senseless("this version has feedback under too many labels already: use one of those that it has")
         };
-        let mut bits = BTreeMap::new();
-        let all = version.bits(labels, kind).ok_or_else(full)?;
-        for label in labels {
-            bits.insert(*label, version.bits(&[label], kind).ok_or_else(full)?);
+        // Scores count together or not at all. Of a mask counts what finds a place, the mean first: its labels are what the
+        // image holds, and nothing that a sender could choose otherwise.
+        if kind == LabelKind::Score {
+            version.bits(labels, kind).ok_or_else(full)?;
         }
+        let bits: Vec<_> = labels.iter().map(|label| version.bits(&[label], kind)).collect();
+        let all = bits.iter().flatten().fold(0, |all, bit| all | bit);
         let new = self.answers.claim(id, all).unwrap_or_default();
-        Ok(labels
+        let placed = labels
             .iter()
-            .partition(|label| bits.get(*label).is_some_and(|bit| new & bit != 0)))
+            .zip(bits)
+            .filter_map(|(label, bit)| Some((*label, bit? & new != 0)));
+        let (first, again): (Vec<_>, Vec<_>) = placed.partition(|(_, is_new)| *is_new);
+        let names = |found: Vec<(&'s str, bool)>| found.into_iter().map(|(label, _)| label).collect();
+        Ok((names(first), names(again)))
     }
 }
 

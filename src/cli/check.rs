@@ -164,7 +164,12 @@ impl Check {
         };
         let mut paths = config::references(&merged.value);
         paths.extend(config::static_references(&context.settings));
-        let resources = Resources::load(paths);
+        let folders = context
+            .settings
+            .feedback
+            .iter()
+            .flat_map(|_| config::folders(&merged.value));
+        let resources = Resources::load(paths).with_folders(folders, false);
         let compiled = compile(&context, &merged.value, &resources, 0);
         let located = |diagnostic: Diagnostic| match &self.settings {
             Some(settings)

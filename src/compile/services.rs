@@ -48,6 +48,7 @@ pub(super) fn build(
     let mut builder = Builder {
         context,
         services: &dynamic.http.services,
+        resources,
         transports,
         built: BTreeMap::new(),
         path: Vec::new(),
@@ -141,6 +142,7 @@ fn spoilt(path: impl Into<String>, name: &str) -> Diagnostic {
 
 struct Builder<'a> {
     context: &'a Context,
+    resources: &'a Resources,
     services: &'a BTreeMap<String, dynamic::Service>,
     transports: Transports,
     built: BTreeMap<String, Built>,
@@ -258,6 +260,14 @@ impl Builder<'_> {
                     .push(warning.help("add feedback: { tokenFile: … } to the static file"));
             }
             return Some(plan);
+        }
+        let folder = service.keep_masks.as_ref().map(|keep| keep.dir.as_str());
+        if let Some(why) = folder.and_then(|folder| self.resources.folder_error(folder)) {
+            // The model is served all the same: measuring it must not cost an answer. Its store stays, for the disk may be
+            // mended without a reload, and what was kept before must not be removed because of a passing fault.
+            let error = Diagnostic::error(format!("{path}.keepMasks.dir"), format!("no mask can be kept: {why}"));
+            let help = "let the user that gantry runs as write there, or leave `dir` out to keep masks in memory";
+            self.diagnostics.push(error.help(help));
         }
         let masks = service.keep_masks.as_ref().map(|settings| {
             let limits = Limits {

@@ -1,11 +1,14 @@
 //! The files that configuration refers to, read before it is compiled.
 //!
-//! Invariants: nothing but [`Resources::load`] does IO; a file that cannot be read is an entry that says why, so that
+//! Invariants: nothing but [`Resources::load`] and [`Resources::with_folders`] does IO; a file that cannot be read is an entry that says why, so that
 //! only what needs it is spoiled.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::dynamic::Dynamic;
@@ -18,6 +21,7 @@ const LONGEST: u64 = 8 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     files: BTreeMap<String, Result<Arc<[u8]>, String>>,
+    folders: BTreeMap<String, Result<(), String>>,
 }
 
 impl Resources {
@@ -28,7 +32,28 @@ impl Resources {
         for path in paths {
             files.entry(path).or_insert_with_key(|path| read(path));
         }
-        Self { files }
+        Self {
+            files,
+            folders: BTreeMap::new(),
+        }
+    }
+
+    /// Looks whether files can be written into folders. One that lacks is made, for this user alone, where `make` says so;
+    /// else it is taken for good.
+    #[must_use]
+    pub fn with_folders(mut self, paths: impl IntoIterator<Item = String>, make: bool) -> Self {
+        for path in paths {
+            self.folders
+                .entry(path)
+                .or_insert_with_key(|path| try_folder(path, make));
+        }
+        self
+    }
+
+    /// Why files cannot be written into a folder, where they cannot. One that was not looked at has no fault.
+    #[must_use]
+    pub fn folder_error(&self, path: &str) -> Option<&str> {
+        self.folders.get(path)?.as_ref().err().map(String::as_str)
     }
 
     /// Contents that are known already: for tests and the demo.
@@ -83,6 +108,31 @@ fn read(path: &str) -> Result<Arc<[u8]>, String> {
         return Err(format!("cannot read `{path}`: it has more than {LONGEST} bytes"));
     }
     Ok(content.into())
+}
+
+fn try_folder(path: &str, make: bool) -> Result<(), String> {
+    let folder = Path::new(path);
+    if !make && !folder.exists() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| format!("cannot make the folder `{path}`: {error}"))?;
+    let probe = folder.join(format!(".gantry-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    let written = options.write(true).create(true).truncate(true).mode(0o600).open(&probe);
+    written.map_err(|error| format!("cannot write into the folder `{path}`: {error}"))?;
+    std::fs::remove_file(&probe).map_err(|error| format!("cannot remove a file from the folder `{path}`: {error}"))
+}
+
+/// The folders that a dynamic configuration wants files to be written into.
+#[must_use]
+pub fn folders(config: &Dynamic) -> Vec<String> {
+    let masks = config
+        .http
+        .services
+        .values()
+        .filter_map(|service| service.keep_masks.as_ref());
+    files(masks.map(|masks| &masks.dir))
 }
 
 /// The files that a dynamic configuration refers to.
@@ -175,6 +225,18 @@ tls:
         assert!(resources.get(&missing).unwrap().unwrap_err().contains("none"));
         assert!(resources.get(&here).unwrap().unwrap_err().contains("regular"));
         assert!(resources.get("other").is_none());
+        let made = folder.path().join("a/b");
+        let (made, below) = (made.to_str().unwrap().to_owned(), format!("{path}/below"));
+        let looked = Resources::default().with_folders([made.clone()], false);
+        assert!(looked.folder_error(&made).is_none() && !Path::new(&made).exists());
+        let tried = Resources::default().with_folders([made.clone(), below.clone()], true);
+        assert!(tried.folder_error(&made).is_none());
+        assert_eq!(
+            std::fs::read_dir(&made).unwrap().count(),
+            0,
+            "nothing stays of the trial"
+        );
+        assert!(tried.folder_error(&below).unwrap().contains("below"));
         assert_eq!(&*resources.file_or_content(&path).unwrap(), b"a:b");
         assert_eq!(&*resources.file_or_content("-----BEGIN X").unwrap(), b"-----BEGIN X");
         assert!(resources.file_or_content(&missing).is_err());

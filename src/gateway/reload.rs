@@ -227,7 +227,10 @@ impl Reloader {
         if let Some(provider) = &self.provider {
             provider.set_extra(paths.iter().map(PathBuf::from));
         }
-        Resources::load(paths)
+        // Without feedback no mask is kept, and no folder needed.
+        let feedback = self.context.settings.feedback.iter();
+        let folders = feedback.flat_map(|_| config::folders(dynamic));
+        Resources::load(paths).with_folders(folders, true)
     }
 }
 

@@ -146,7 +146,7 @@ impl Store {
         {
             let (sender, jobs) = sync_channel(QUEUED_PIECES);
             let writer = Writer::new(Arc::clone(&self.shared), disk.folder.clone());
-            if let Err(e) = writer.start(jobs, Arc::clone(index)) {
+            if let Err(e) = writer.start(jobs, index) {
                 tracing::error!(service = self.service(), "cannot start a thread to keep masks: {e}");
                 return;
             }

@@ -207,6 +207,50 @@ fn a_true_mask_is_compared_with_the_kept_one() {
 }
 
 #[test]
+fn masks_of_more_labels_than_there_are_series_still_have_their_mean() {
+    only_gantry!();
+    let labels = |from: u8| (from..from + 32).collect::<Vec<u8>>();
+    let backend = Backend::start();
+    let gateway = setup(&backend.url(), "keepMasks: {},").run();
+    for from in [1, 101, 201] {
+        let answer = mask([32, 1, 1], &labels(from), true);
+        let truth = answer.clone();
+        backend.set(move |_| Answer::new(200).body(answer.clone()));
+        let reply = tell(&gateway, &ask(&gateway)).body(truth).send();
+        reply.assert_status(200);
+        let counted = json(&reply)["counted"].as_array().map(Vec::len);
+        assert_eq!(counted, Some(if from == 1 { 33 } else { 1 }), "{}", reply.text());
+    }
+    assert_eq!(gateway.metric(&["model_feedback_total{", "kind=\"mask\""]), Some(3.0));
+    let samples = ["model_accuracy_samples_count{", "source=\"feedback\"", "label=\"dice\""];
+    assert_eq!(gateway.metric(&samples), Some(3.0));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_of_and_costs_no_answer() {
+    only_gantry!();
+    let backend = answering(mask([2, 1, 1], &[0, 1], true));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "in the way").unwrap();
+    let keep = format!("keepMasks: {{dir: {}}},", file.join("masks").display());
+    let gateway = setup(&backend.url(), &keep).run();
+    let log = gateway.log();
+    assert!(log.contains("no mask can be kept: cannot make the folder"), "{log}");
+    let send = || {
+        tell(&gateway, &ask(&gateway))
+            .body(mask([2, 1, 1], &[0, 1], true))
+            .send()
+    };
+    send().assert_status(409);
+    let dropped = ["model_masks_dropped_total{", "reason=\"io\""];
+    assert_eq!(gateway.metric(&dropped), Some(1.0));
+    // Mended without a reload.
+    std::fs::remove_file(&file).unwrap();
+    send().assert_status(200);
+}
+
+#[test]
 fn two_empty_masks_are_counted_apart() {
     only_gantry!();
     let backend = answering(mask([2, 1, 1], &[0, 0], true));

@@ -11,8 +11,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -144,6 +144,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     folder: PathBuf,
     files: HashMap<u128, File>,
+    /// What an earlier process kept was looked through.
+    adopted: bool,
     /// The disk's trouble was told of.
     warned: bool,
 }
@@ -154,24 +156,36 @@ impl Writer {
             shared,
             folder,
             files: HashMap::new(),
+            adopted: false,
             warned: false,
         }
     }
 
     /// Starts the thread. It ends when the store is dropped.
-    pub(super) fn start(mut self, jobs: Receiver<Job>, index: Arc<Index>) -> io::Result<()> {
+    pub(super) fn start(mut self, jobs: Receiver<Job>, index: &Arc<Index>) -> io::Result<()> {
+        // The index holds the store, and the thread ends with the store: it must not hold the index.
+        let index = Arc::downgrade(index);
         let run = move || {
-            self.adopt(&index);
-            drop(index);
-            self.run(&jobs);
+            if let Some(index) = index.upgrade() {
+                self.adopt(&index);
+            }
+            self.run(&jobs, &index);
         };
         thread::Builder::new().name("gantry-masks".to_owned()).spawn(run)?;
         Ok(())
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>) {
+    fn run(&mut self, jobs: &Receiver<Job>, index: &Weak<Index>) {
         loop {
-            match jobs.recv_timeout(IDLE) {
+            let next = jobs.recv_timeout(IDLE);
+            // A folder that could not be read may be mended since: what is in it must expire, too.
+            if !self.adopted
+                && matches!(next, Ok(Job::Begin { .. }))
+                && let Some(index) = index.upgrade()
+            {
+                self.adopt(&index);
+            }
+            match next {
                 Ok(job) => self.perform(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -264,11 +278,14 @@ impl Writer {
         let entries = match make_folder(&self.folder).and_then(|()| fs::read_dir(&self.folder)) {
             Ok(entries) => entries,
             Err(e) => {
-                let (service, folder) = (&self.shared.service, self.folder.display());
-                tracing::warn!(%service, %folder, "the kept masks cannot be read: {e}");
+                if !std::mem::replace(&mut self.warned, true) {
+                    let (service, folder) = (&self.shared.service, self.folder.display());
+                    tracing::warn!(%service, %folder, "the kept masks cannot be read: {e}");
+                }
                 return;
             }
         };
+        self.adopted = true;
         let mut found: Vec<(u128, Head)> = Vec::new();
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(parse);
