@@ -7,6 +7,7 @@
 //! Invariants: all masks of a service together, those under way included, have at most `maxBytes` bytes, and the oldest
 //! make room for the newest; nothing is kept longer than `for`; a mask is kept whole or not at all.
 
+mod capture;
 mod disk;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,8 +17,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-
+pub use self::capture::Capture;
+use self::capture::Pieces;
 use self::disk::{Job, Writer};
 use super::feedback::Index;
 use super::version::Version;
@@ -27,12 +28,8 @@ use crate::observe::metrics::Dropped;
 pub const LARGEST: u64 = 512 << 20;
 /// Most answers of a service that are captured at the same time.
 pub const UNDER_WAY: usize = 64;
-/// Bytes that wait for the disk at most; what would exceed it is not kept.
-const QUEUED_BYTES: u64 = 16 << 20;
 /// Pieces that wait for the disk at most.
 const QUEUED_PIECES: usize = 1024;
-/// A mask in memory lies in segments of at most as many bytes.
-const SEGMENT: usize = 256 << 10;
 
 /// `maxBytes` and `for` of `keepMasks`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,13 +208,7 @@ impl Store {
         drop(inner);
         drop(gone);
         begun.ok()?;
-        Some(Capture {
-            store: Arc::clone(self),
-            id,
-            bytes: 0,
-            over: false,
-            pieces,
-        })
+        Some(Capture::new(Arc::clone(self), id, pieces))
     }
 
     /// Whose mask is kept under `id`.
@@ -292,114 +283,6 @@ impl Store {
         if let Some(jobs) = self.disk.as_ref().and_then(|disk| disk.jobs.get()) {
             let _ = jobs.try_send(Job::Wake);
         }
-    }
-}
-
-/// An answer that is being kept. Dropped before [`Capture::finish`], nothing of it stays.
-#[derive(Debug)]
-pub struct Capture {
-    store: Arc<Store>,
-    id: u128,
-    bytes: u64,
-    /// Finished, or given up.
-    over: bool,
-    pieces: Pieces,
-}
-
-#[derive(Debug)]
-enum Pieces {
-    /// Full segments, and the one that is being filled.
-    Memory(Vec<Vec<u8>>, Vec<u8>),
-    Disk(SyncSender<Job>),
-}
-
-impl Capture {
-    /// Keeps the next piece, or gives up.
-    pub fn push(&mut self, piece: &Bytes) {
-        if self.over || piece.is_empty() {
-            return;
-        }
-        let length = piece.len() as u64;
-        let mut inner = self.store.shared.lock();
-        let (gone, reserved) = inner.reserve(self.id, self.bytes + length);
-        let taken = reserved.and_then(|()| match &self.pieces {
-            Pieces::Memory(..) => Ok(()),
-            Pieces::Disk(_) if inner.queued + length > QUEUED_BYTES => Err(Dropped::Io),
-            Pieces::Disk(jobs) => {
-                let (id, bytes) = (self.id, piece.clone());
-                jobs.try_send(Job::Piece { id, bytes }).map_err(|_| Dropped::Io)?;
-                inner.queued += length;
-                Ok(())
-            }
-        });
-        drop(inner);
-        drop(gone);
-        match (taken, &mut self.pieces) {
-            (Err(why), _) => self.give_up(Some(why)),
-            (Ok(()), Pieces::Memory(full, last)) => copy(piece, full, last),
-            (Ok(()), Pieces::Disk(_)) => {}
-        }
-        self.bytes += length;
-    }
-
-    /// The answer is whole.
-    pub fn finish(mut self) {
-        if self.over {
-            return;
-        }
-        if self.bytes == 0 {
-            return self.give_up(None);
-        }
-        self.over = true;
-        match &mut self.pieces {
-            Pieces::Memory(full, last) => {
-                last.shrink_to_fit();
-                full.push(std::mem::take(last));
-                let segments = std::mem::take(full).into();
-                self.store.shared.land(self.id, self.bytes, Some(segments));
-            }
-            Pieces::Disk(jobs) => {
-                let (id, bytes) = (self.id, self.bytes);
-                if jobs.try_send(Job::Finish { id, bytes }).is_err() {
-                    self.give_up(Some(Dropped::Io));
-                }
-            }
-        }
-    }
-
-    /// Whether it was given up: nothing more needs to be pushed.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Keeps nothing of the answer; `why` is counted.
-    fn give_up(&mut self, why: Option<Dropped>) {
-        self.over = true;
-        self.store.shared.abandon(self.id, why);
-        if let Pieces::Memory(full, last) = &mut self.pieces {
-            (*full, *last) = (Vec::new(), Vec::new());
-        }
-        self.store.wake();
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        if !self.over {
-            self.give_up(None);
-        }
-    }
-}
-
-fn copy(mut piece: &[u8], full: &mut Vec<Vec<u8>>, last: &mut Vec<u8>) {
-    while !piece.is_empty() {
-        if last.len() == SEGMENT {
-            full.push(std::mem::take(last));
-        }
-        let (now, later) = piece.split_at(piece.len().min(SEGMENT - last.len()));
-        last.extend_from_slice(now);
-        piece = later;
     }
 }
 

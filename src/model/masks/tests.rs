@@ -2,8 +2,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::super::feedback::Recorder;
 use super::super::version::{Identity, fixture};
+use super::capture::SEGMENT;
 use super::*;
 use crate::observe::metrics::{Format, Metrics, MetricsOptions};
 
