@@ -32,26 +32,13 @@ pub enum NoCount {
     Unknown,
 }
 
-/// The voxels of a volume whose file begins with these bytes; all dimensions count, so a series of 100 volumes has 100
-/// times the voxels of one. Bytes after [`PREFIX_BYTES`] are not looked at.
-#[must_use]
-pub fn voxels_in(prefix: &[u8]) -> Option<u64> {
-    count(&prefix[..prefix.len().min(PREFIX_BYTES)]).ok()
-}
-
 /// The voxels of a body with this `Content-Type` that begins with these bytes: of the body itself, or of the first part of
-/// a multipart body (RFC 2046) that is a volume. Without a type, a body that begins with `--` is taken for multipart.
-///
-/// A body of several volumes counts as its first: the others lie beyond what is looked at.
-#[must_use]
-pub fn voxels_in_body(content_type: Option<&str>, prefix: &[u8]) -> Option<u64> {
-    count_in_body(content_type, prefix).ok()
-}
-
-/// As [`voxels_in_body`], for who reads a body piece by piece: also says whether it is worth reading on.
+/// a multipart body (RFC 2046) that is a volume. Without a type, a body that begins with `--` is taken for multipart. All
+/// dimensions count, so a series of 100 volumes has 100 times the voxels of one. Bytes after [`PREFIX_BYTES`] are not
+/// looked at: a body of several volumes counts as its first, since the others lie beyond.
 ///
 /// # Errors
-/// Where nothing was counted.
+/// Where nothing was counted: why, and so whether it is worth reading on.
 pub fn count_in_body(content_type: Option<&str>, prefix: &[u8]) -> Result<u64, NoCount> {
     let cut = prefix.len() >= PREFIX_BYTES;
     let prefix = &prefix[..prefix.len().min(PREFIX_BYTES)];
