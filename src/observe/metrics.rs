@@ -11,7 +11,7 @@
 //! asks for vanishes [`LINGER`] after it was last asked for; when it comes back later, it starts at zero. Label values
 //! come from the configuration and from fixed sets. The two exceptions are header labels, which the operator asks for, and
 //! the labels of feedback, which come from who has its token. Whatever a peer chooses of a label (code, method, protocol, a
-//! header) has a cap, with `other` for the rest; feedback with too many labels is refused.
+//! header) has a cap, with `other` for the rest; of feedback, the labels beyond its cap are not taken.
 
 mod block_map;
 mod cap;
