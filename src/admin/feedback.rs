@@ -334,7 +334,7 @@ impl Feedback {
 }
 
 fn reply(status: StatusCode, body: &serde_json::Value) -> Response {
-    super::json(status, format!("{body}\n").into_bytes())
+    super::json(status, body.to_string().into_bytes())
 }
 
 #[cfg(test)]
