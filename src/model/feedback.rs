@@ -152,34 +152,39 @@ impl Index {
         Some(new)
     }
 
-    /// A new snapshot is served, with these versions and their series. A version that is not among them has none any more.
-    /// A store that is not among theirs removes what it keeps: whoever takes `keepMasks` out of the configuration wants no
-    /// mask to be kept.
-    pub fn install<'a>(self: &Arc<Self>, served: impl IntoIterator<Item = (&'a Recorder, &'a ModelSeries)>) {
-        let mut stores = Vec::new();
-        let mut versions: Vec<Arc<Version>> = Vec::new();
+    /// A new snapshot is about to be served, with these versions and their series: their answers can be judged, and their
+    /// masks kept, from its first request on.
+    pub fn announce<'a>(self: &Arc<Self>, served: impl IntoIterator<Item = (&'a Recorder, &'a ModelSeries)>) {
         for (recorder, series) in served {
             recorder.version.serve(series.clone());
-            versions.push(Arc::clone(&recorder.version));
             if let Some((store, limits)) = &recorder.masks {
                 store.set_limits(*limits);
-                stores.push(Arc::clone(store));
+                store.open(self);
+                let mut stores = lock(&self.stores);
+                if !stores.iter().any(|known| Arc::ptr_eq(known, store)) {
+                    stores.push(Arc::clone(store));
+                }
             }
         }
+    }
+
+    /// The snapshot that was announced is served. A version that is not in it has no series any more. A store that is not
+    /// in it removes what it keeps: whoever takes `keepMasks` out of the configuration wants no mask to be kept.
+    pub fn retire_all_but<'a>(&self, served: impl IntoIterator<Item = &'a Recorder>) {
+        let served: Vec<&Recorder> = served.into_iter().collect();
         let known: Vec<_> = lock(&self.versions).values().filter_map(Weak::upgrade).collect();
         for version in known {
-            if !versions.iter().any(|served| Arc::ptr_eq(served, &version)) {
+            if !served.iter().any(|recorder| Arc::ptr_eq(&recorder.version, &version)) {
                 version.retire();
             }
         }
-        for store in &stores {
-            store.open(self);
-        }
-        let before = std::mem::replace(&mut *lock(&self.stores), stores.clone());
-        for store in before {
-            if !stores.iter().any(|new| Arc::ptr_eq(new, &store)) {
-                store.close();
-            }
+        let is_served = |store: &Arc<Store>| {
+            let mut stores = served.iter().filter_map(|recorder| recorder.masks());
+            stores.any(|served| Arc::ptr_eq(served, store))
+        };
+        let gone: Vec<Arc<Store>> = lock(&self.stores).extract_if(.., |store| !is_served(store)).collect();
+        for store in gone {
+            store.close();
         }
     }
 

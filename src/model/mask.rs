@@ -141,7 +141,7 @@ mod tests {
         let masks = Some((Arc::clone(&store), limits));
         let recorder = Recorder::new(Arc::clone(&index), version::fixture("1"), masks);
         let series = Metrics::new(MetricsOptions::default()).model("seg", "1", "s@file");
-        index.install([(&recorder, &series)]);
+        index.announce([(&recorder, &series)]);
         (recorder, store)
     }
 

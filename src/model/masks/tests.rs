@@ -44,7 +44,7 @@ fn open(dir: Option<&Path>, max_bytes: u64) -> Fixture {
     let masks = Some((Arc::clone(&store), limits(max_bytes)));
     let recorder = Recorder::new(Arc::clone(&index), Arc::clone(&version), masks);
     let metrics = Metrics::new(MetricsOptions::default());
-    index.install([(&recorder, &metrics.model("seg", "1", "s@file"))]);
+    index.announce([(&recorder, &metrics.model("seg", "1", "s@file"))]);
     Fixture {
         store,
         version,
@@ -284,7 +284,7 @@ fn a_store_that_is_closed_removes_what_it_kept() {
     let mut under_way = fixture.store.begin(id(2, 0), &fixture.version, None).unwrap();
     under_way.push(&Bytes::from_static(b"half"));
     eventually("one is kept", || fixture.version.kept().0 == 1);
-    fixture.index.install([]);
+    fixture.index.retire_all_but([]);
     under_way.push(&Bytes::from_static(b"the other half"));
     under_way.finish();
     assert!(fixture.store.begin(id(3, 0), &fixture.version, None).is_none());
@@ -447,7 +447,7 @@ fn an_answer_whose_store_is_closed_leaves_nothing_however_it_ends() {
     }
     fixture.store.flush(PATIENCE);
     assert_eq!(names(&dir.path().join("s@file")).len(), 3);
-    fixture.index.install([]);
+    fixture.index.retire_all_but([]);
     captures.remove(0).finish();
     captures[0].push(&Bytes::from_static(b"more"));
     drop(captures);
@@ -490,7 +490,7 @@ fn only_files_that_are_gantrys_are_removed_or_read() {
     assert_eq!(fixture.version.kept(), (1, 4));
     assert_eq!(fixture.read(id(8, 0)).as_deref(), Some(&b"mask"[..]));
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-    fixture.index.install([]);
+    fixture.index.retire_all_but([]);
     fixture.store.flush(PATIENCE);
     assert_eq!(names(&folder), before);
     assert!(outside.exists());
