@@ -6,3 +6,4 @@ pub mod feedback;
 pub mod metrics;
 pub mod ping;
 pub mod sd;
+mod shelf;

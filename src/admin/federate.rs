@@ -4,7 +4,8 @@
 //! it is missing from the text, its `gantry_federate_up` is 0, a remark at the end says why, and the failure is counted.
 //!
 //! Bounds: [`ASKED`] requests at a time; of all of them together [`READING`] bodies in memory and [`PARSING`] threads;
-//! for each [`ASKING`] connections, [`MAX_EXPRESSIONS`] regular expressions and [`MAX_TEXT`] bytes of answer.
+//! for each [`ASKING`] connections, [`MAX_EXPRESSIONS`] regular expressions and [`MAX_TEXT`] bytes of answer, which waits for
+//! its reader on the [`shelf`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::sd::targets;
+use super::shelf;
 use crate::compile::snapshot::Snapshot;
-use crate::http::body::ResponseBody;
 use crate::http::{Request, Response, error};
 use crate::observe::exposition::merge::{Merge, Part, TargetLabels};
 use crate::observe::exposition::selector::{MAX_EXPRESSIONS, Selector};
@@ -101,7 +102,7 @@ impl Federate {
         let metrics = Arc::clone(&self.metrics);
         match tokio::task::spawn_blocking(move || merge(&metrics, &targets, read)).await {
             Ok(text) => {
-                let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
+                let mut response = error::with_body(StatusCode::OK, shelf::lend(text));
                 let kind = HeaderValue::from_static(Format::Text004.content_type());
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
