@@ -27,6 +27,7 @@ use crate::rule::query;
 use crate::service::load_balancer::{LoadBalancer, MetricsPlan};
 use crate::service::server::Server;
 use crate::upstream::dns::Dns;
+use crate::upstream::fetch::SCRAPE_TIMEOUT;
 use crate::upstream::scrape::{self, ScrapeFailure};
 
 /// Requests that are worked on at the same time: two Prometheus with two jobs each.
@@ -45,8 +46,6 @@ const MAX_SELECTORS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What of Prometheus' own time limit is kept for the way back.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Prometheus' own time limit, as it sends it.
-const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 
 /// What all requests for `/federate` share; it outlives snapshots.
 #[derive(Debug)]

@@ -14,11 +14,12 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::mask::MaskTap;
 use super::multipart::{PartHead, Parts, Scanner};
-use super::report::{Coding, Report, is_json};
+use super::report::{Report, is_json};
 use super::source::{Origin, Source};
 use super::{ModelPlan, number, server_timing};
 use crate::http::Response;
 use crate::http::body::{BodyError, ResponseBody};
+use crate::http::content_coding::Coding;
 use crate::observe::metrics::{AccuracySource, Rejection};
 
 impl ModelPlan {

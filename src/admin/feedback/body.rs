@@ -13,6 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Refusal;
 use crate::http::body::{BodyError, RequestBody};
+use crate::http::content_coding::Coding;
+use crate::model::parameters;
 use crate::observe::metrics::FeedbackResult;
 
 /// Bytes of the longest JSON.
@@ -117,12 +119,14 @@ fn said(headers: &HeaderMap) -> Result<Said, Refusal> {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Err(Refusal::new(status, FeedbackResult::Malformed, message))
     };
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
-    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    // Bytes that are no text are no coding that anybody knows.
+    let encoding = encoding.map(|value| value.to_str().unwrap_or("?"));
+    if Coding::of(encoding) != Coding::Plain {
         return unsupported("send it without Content-Encoding; a mask may be a .nii.gz file");
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let kind = parameters::head(kind.unwrap_or_default());
     Ok(match kind.to_ascii_lowercase().as_str() {
         "application/json" => Said::Json,
         "application/octet-stream"

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use super::selector::Selector;
 use super::{Family, Kind};
+use crate::observe::escape;
 
 /// Whether a server's metrics could be read for `/federate`.
 const UP: (&str, &str) = (
@@ -185,7 +186,7 @@ impl Merge {
         for (name, family) in self.families.iter().filter(|(_, family)| !family.lines.is_empty()) {
             if let Some(help) = &family.help {
                 let _ = write!(out, "# HELP {name} ");
-                escape(&mut out, help, false);
+                escape::help(&mut out, help);
                 out.push('\n');
             }
             let _ = writeln!(out, "# TYPE {name} {}", family.kind.as_str());
@@ -236,21 +237,10 @@ fn series(out: &mut String, name: &str, labels: &BTreeMap<String, &str>) {
         out.push(if i == 0 { '{' } else { ',' });
         out.push_str(name);
         out.push_str("=\"");
-        escape(out, value, true);
+        escape::label_value(out, value);
         out.push('"');
     }
     out.push_str(if labels.is_empty() { " " } else { "} " });
-}
-
-fn escape(out: &mut String, text: &str, quotes: bool) {
-    for character in text.chars() {
-        match character {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '"' if quotes => out.push_str("\\\""),
-            _ => out.push(character),
-        }
-    }
 }
 
 fn value(out: &mut String, value: f64) {
