@@ -6,6 +6,7 @@ pub mod feedback;
 pub mod metrics;
 pub mod ping;
 pub mod sd;
+mod shelf;
 
 use ::http::{HeaderValue, StatusCode, header};
 

@@ -81,10 +81,17 @@ impl ModelPlan {
         let is_trailer = |source: &Source| matches!(source.origin, Origin::Trailer(_));
         self.sources.iter().any(is_trailer)
     }
+
+    /// Feedback can be given for the answer to `id`: all of it is there.
+    fn register(&self, id: u128) {
+        if let Some(recorder) = &self.recorder {
+            recorder.register(id);
+        }
+    }
 }
 
-/// Puts an observer behind the body of a 2xx answer to `id`, where something in it is asked for. Answers without a body of
-/// their own (to HEAD, 204, 205), and pieces of one (206), have nothing to be found.
+/// Puts an observer behind the body of a 2xx answer to `id`, where something in it is asked for, or feedback is taken for it.
+/// Answers without a body of their own (to HEAD, 204, 205), and pieces of one (206), have nothing to be found.
 pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Response) {
     let bodiless = [
         StatusCode::NO_CONTENT,
@@ -92,7 +99,7 @@ pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Resp
         StatusCode::PARTIAL_CONTENT,
     ];
     if to_head || bodiless.contains(&response.status()) {
-        return;
+        return plan.register(id);
     }
     let length = response.body().size_hint().exact();
     let Some(mut watch) = Watch::new(plan, id, length, response.headers()) else {
@@ -112,6 +119,7 @@ pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Resp
 /// What is looked for in one answer.
 struct Watch {
     plan: Arc<ModelPlan>,
+    id: u128,
     scanner: Option<Scanner>,
     finds: Finds,
 }
@@ -154,9 +162,10 @@ impl Watch {
             _ => None,
         });
         let trailers = plan.reads_trailers() || plan.server_timing.is_some();
-        let anything = trailers || report.is_some() || mask.is_some();
+        let anything = trailers || plan.recorder.is_some() || report.is_some() || mask.is_some();
         anything.then(|| Self {
             plan: Arc::clone(plan),
+            id,
             scanner: scanner.filter(|_| report.is_some() || mask.is_some()),
             finds: Finds {
                 plan: Arc::clone(plan),
@@ -186,6 +195,7 @@ impl Watch {
         if let Some(report) = self.finds.report.take() {
             report.finish(&self.plan, understood);
         }
+        self.plan.register(self.id);
         if let Some(mask) = self.finds.mask.take().filter(|_| understood) {
             mask.keep();
         }

@@ -34,7 +34,7 @@ impl Recorder {
         Self { index, version, masks }
     }
 
-    /// The request `id` was answered by 2xx: feedback for it counts for this version.
+    /// The request `id` was answered by 2xx, and the answer is whole: feedback for it counts for this version.
     pub fn register(&self, id: u128) {
         self.index.register(id, &self.version);
     }

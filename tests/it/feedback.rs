@@ -101,6 +101,24 @@ fn scores_count_once_for_an_answer() {
 }
 
 #[test]
+fn an_answer_that_is_not_whole_cannot_be_judged() {
+    only_gantry!();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf ";
+    let backend = Scripted::answering_once(head);
+    let gateway = setup(&backend.url(), "").run();
+    let mut client = gateway.client();
+    client.send("GET /segment HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut begun = String::new();
+    while !begun.ends_with("\r\n\r\n") {
+        begun += &client.read(1);
+    }
+    let id = begun.lines().find_map(|line| line.strip_prefix("x-request-id: "));
+    let id = id.unwrap_or_else(|| panic!("no id: {begun}"));
+    tell(&gateway, id).body("{\"score\": 0.1}").send().assert_status(404);
+    assert_eq!(accuracy(&gateway, "dice"), None);
+}
+
+#[test]
 fn who_has_no_token_learns_nothing() {
     only_gantry!();
     let backend = Backend::start();

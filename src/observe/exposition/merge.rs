@@ -50,14 +50,22 @@ struct PartFamily {
 
 impl Part {
     /// The samples of a server that any of `selectors` means, all where there is no selector. Selectors see the
-    /// labels as they come out.
+    /// labels as they come out. `None` where `is_late` came true meanwhile: what is not waited for is not worth its time.
     #[must_use]
-    pub fn new(families: &[Family<'_>], target: &TargetLabels, selectors: &[Selector]) -> Self {
+    pub fn new(
+        families: &[Family<'_>],
+        target: &TargetLabels,
+        selectors: &[Selector],
+        is_late: impl Fn() -> bool,
+    ) -> Option<Self> {
         let mut seen = HashSet::new();
         let mut part = Vec::new();
         for family in families {
             let mut lines = String::new();
             for sample in &family.samples {
+                if is_late() {
+                    return None;
+                }
                 let labels = labelled(sample, target);
                 let wanted = |selector: &Selector| {
                     selector.matches(sample.name, |name| labels.get(name).map_or("", |value| *value))
@@ -82,7 +90,7 @@ impl Part {
                 });
             }
         }
-        Self { families: part }
+        Some(Self { families: part })
     }
 
     /// The bytes that it takes.
@@ -265,7 +273,7 @@ mod tests {
             .iter()
             .map(|s| Selector::parse(s).expect("a selector"))
             .collect();
-        Part::new(&families, &target(server), &selectors)
+        Part::new(&families, &target(server), &selectors, || false).expect("in time")
     }
 
     #[test]
@@ -313,6 +321,15 @@ mod tests {
         assert_eq!(names(&["a{x=\"2\"}", "b"]), [1, 1]);
         assert_eq!(names(&["{server=\"h\",x!=\"\"}"]), [2]);
         assert!(part(text, "h", &["{server=\"other\"}"]).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_looked_through() {
+        let families = parse(b"a 1\nb 2\nc 3\n", Dialect::Text004).expect("an exposition");
+        let looks = std::cell::Cell::new(0);
+        let is_late = || looks.replace(looks.get() + 1) == 1;
+        assert!(Part::new(&families, &target("h"), &[], is_late).is_none());
+        assert_eq!(looks.get(), 2);
     }
 
     #[test]
