@@ -30,6 +30,8 @@ use crate::tls::keys::{CertificateInfo, Identity};
 const ORDERS: usize = 4;
 /// The longest sleep: a clock that jumps, or a machine that slept, is noticed within it.
 const LOOK: Duration = Duration::from_secs(30);
+/// The same while the storage could not be written.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is known of one set of names.
 #[derive(Debug)]
@@ -42,8 +44,8 @@ struct State {
 #[derive(Debug)]
 struct Held {
     issued: Arc<Issued>,
-    /// Names as an order would have them, sorted.
-    names: Vec<String>,
+    /// The key of [`Resolver::states`] that it was got for: its names, sorted, joined by commas.
+    key: String,
     info: CertificateInfo,
 }
 
@@ -170,7 +172,7 @@ impl Resolver {
             let about = format!("certificate of `{}` for {}", self.name, stored.names.join(", "));
             match Identity::from_pem(&stored.certificate, &stored.key) {
                 Ok(identity) => self.held.push(Held {
-                    names: sorted(&stored.names),
+                    key: sorted(&stored.names).join(","),
                     info: identity.info,
                     issued: Arc::new(Issued {
                         certificate: stored.certificate,
@@ -185,14 +187,16 @@ impl Resolver {
 
     /// The certificate that is held for these names: one that was got for them, else one that has them all.
     fn held_for(&self, key: &str, now: SystemTime) -> Option<&Held> {
-        let exact = self.held.iter().find(|held| held.names.join(",") == key);
-        exact.or_else(|| {
+        let has_all = |held: &Held| key.split(',').all(|name| holds(&held.info.names(), name));
+        let exact = self.held.iter().find(|held| held.key == key);
+        exact.filter(|held| has_all(held)).or_else(|| {
             let alive = self
                 .held
                 .iter()
                 .filter(|held| held.info.validity_problem(now).is_none());
-            let covering = alive.filter(|held| key.split(',').all(|name| holds(&held.info.names(), name)));
-            covering.max_by_key(|held| held.info.not_after)
+            alive
+                .filter(|held| has_all(held))
+                .max_by_key(|held| held.info.not_after)
         })
     }
 
@@ -214,14 +218,15 @@ impl Resolver {
 
     /// How long nothing is due.
     fn pause(&self, running: &BTreeSet<String>) -> Duration {
+        let longest = if self.unwritten { WRITE_AGAIN } else { LOOK };
         if running.len() >= ORDERS {
-            return LOOK;
+            return longest;
         }
         let now = SystemTime::now();
         let waiting = self.states.iter().filter(|(key, _)| !running.contains(*key));
         let next = waiting.map(|(key, state)| self.due_at(key, state, now)).min();
         let left = next.map(|next| next.duration_since(now).unwrap_or_default());
-        left.map_or(LOOK, |left| left.min(LOOK))
+        left.map_or(longest, |left| left.min(longest))
     }
 
     /// Opens the account at the authority, and registers one where there is none.
@@ -338,8 +343,7 @@ impl Resolver {
     /// Brings what is served and shown in line with what is held. One that has expired is served only while its
     /// successor is waited for.
     fn publish(&self, now: SystemTime) {
-        let serve =
-            |held: &&Held| now <= storage::time(held.info.not_after) || self.states.contains_key(&held.names.join(","));
+        let serve = |held: &&Held| now <= storage::time(held.info.not_after) || self.states.contains_key(&held.key);
         let issued = self.held.iter().filter(serve).map(|held| Arc::clone(&held.issued));
         self.published.set(&self.name, issued.collect());
         let next = self.states.iter();

@@ -1,9 +1,9 @@
 //! Which certificates the routers want from which certificates resolver.
 //!
 //! One certificate for the `Host` names of a router, or one for each entry of its `tls.domains`; the same set of names
-//! once, however many routers name it. Nothing is asked for where a certificate of the configuration holds all names.
+//! once, however many routers name it. Nothing is asked for where certificates of the configuration hold all names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -47,6 +47,9 @@ pub(super) fn wanted(
     asking: &[Asking<'_>],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Wanted> {
+    if asking.is_empty() {
+        return Vec::new();
+    }
     let configured = configured(context, setup, resources);
     let mut wanted: Vec<Wanted> = Vec::new();
     let mut seen = BTreeSet::new();
@@ -70,8 +73,7 @@ pub(super) fn wanted(
                     continue;
                 }
             };
-            let covered = |name: &String| configured.iter().any(|identity| holds(identity, name));
-            if names.iter().all(covered) {
+            if names.iter().all(|name| holds(&configured, name)) {
                 continue;
             }
             let mut sorted = names.clone();
@@ -103,29 +105,26 @@ impl Asking<'_> {
     }
 }
 
-/// The certificates that the configuration lists and that hold at present.
-fn configured(context: &Context, setup: &TlsSetup, resources: &Resources) -> Vec<Arc<Identity>> {
-    let issued: Vec<Arc<Identity>> = resources
-        .issued()
-        .iter()
-        .filter_map(|issued| context.tls.identity(&issued.certificate, &issued.key).1.ok())
-        .collect();
+/// The names of the certificates that the configuration lists and that hold at present.
+fn configured(context: &Context, setup: &TlsSetup, resources: &Resources) -> HashSet<String> {
+    let issued = resources.issued().iter();
+    let issued = issued.filter_map(|issued| context.tls.identity(&issued.certificate, &issued.key).1.ok());
     let store = setup.store();
-    let others = || issued.iter().chain(store.default_certificate());
+    let others: Vec<Arc<Identity>> = issued.chain(store.default_certificate().cloned()).collect();
+    let others: HashSet<*const Identity> = others.iter().map(Arc::as_ptr).collect();
     let now = SystemTime::now();
     store
         .all()
-        .filter(|identity| !others().any(|other| Arc::ptr_eq(other, identity)))
+        .filter(|identity| !others.contains(&Arc::as_ptr(identity)))
         .filter(|identity| identity.info.validity_problem(now).is_none())
-        .cloned()
+        .flat_map(|identity| identity.info.names())
         .collect()
 }
 
-/// Whether a certificate is good for `name`.
-fn holds(identity: &Identity, name: &str) -> bool {
-    let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-    let names = identity.info.names();
-    names.iter().any(|own| own == name || Some(own) == wildcard.as_ref())
+/// Whether certificates with these names are good for `name`.
+fn holds(names: &HashSet<String>, name: &str) -> bool {
+    let wildcard = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    names.contains(name) || wildcard().is_some_and(|wildcard| names.contains(&wildcard))
 }
 
 fn unknown<'a>(asking: &Asking<'_>, known: impl Iterator<Item = &'a str>) -> Diagnostic {

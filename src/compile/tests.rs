@@ -220,3 +220,34 @@ fn a_router_with_several_mistakes_hears_of_all_of_them() {
         0,
     );
 }
+
+#[test]
+fn certificates_are_wanted_once_for_each_set_of_names() {
+    let settings = "entryPoints:\n  web: {address: \":1\"}\n  tls:\n    address: \":2\"\n    http: {tls: {certResolver: le, \
+                    domains: [{main: e.test}]}}\ncertificatesResolvers: {le: {acme: {tlsChallenge: {}}}}\n";
+    let routers = "
+    a: {rule: \"Host(`a.test`) || Host(`B.test`)\", service: s, entryPoints: [web], tls: {certResolver: le}}
+    b: {rule: \"(Host(`b.test`) || Host(`a.test`)) && Path(`/b`)\", service: s, entryPoints: [web], tls: {certResolver: le}}
+    d: {rule: \"Path(`/d`)\", service: s, entryPoints: [web], tls: {certResolver: le, domains: [{main: d.test, sans: [d.test, f.test]}, {main: \"*.d.test\"}]}}
+    e: {rule: \"Host(`x.test`)\", service: s, entryPoints: [tls]}
+    g: {rule: \"Host(`g.test`)\", service: s, entryPoints: [tls], tls: {}}
+    h: {rule: \"Path(`/h`)\", service: s, entryPoints: [web], tls: {certResolver: le}}
+    i: {rule: \"Host(`i.test`)\", service: s, entryPoints: [web], tls: {certResolver: el}}
+";
+    let text = format!("http:\n  routers:{routers}{SERVICES}");
+    let compiled = compiled(settings, &text);
+    let wanted: Vec<String> = compiled
+        .wanted
+        .iter()
+        .map(|w| format!("{} {}", w.resolver, w.names.join(",")))
+        .collect();
+    assert_eq!(wanted, ["le a.test,b.test", "le d.test,f.test", "le e.test"]);
+    let told = told(&compiled);
+    let expected = [
+        "W http.routers.d.tls.domains[1]: no certificate is asked for: `*.d.test` is a wildcard name, which needs the DNS challenge",
+        "W http.routers.h.rule: no certificate is asked for: there is no domain name",
+        "W http.routers.i.tls.certResolver: there is no certificates resolver `el`",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(served(&compiled)[1].1, 5, "they are served all the same");
+}

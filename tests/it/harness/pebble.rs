@@ -116,7 +116,7 @@ impl Pebble {
 
     /// How many orders were made since it was started.
     pub fn orders(&self) -> usize {
-        self.log().matches("POST /order-plz -> ").count()
+        self.log().matches("Added order ").count()
     }
 }
 
