@@ -161,7 +161,87 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::tls::keys::Identity;
+
+    /// A server that answers one request with these bytes: its URL, and its certificate in PEM.
+    async fn server(answer: Vec<u8>) -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let identity = Identity::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes());
+        let certified = Arc::clone(&identity.unwrap().key);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/directory", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let accepted = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(tcp).await;
+            let Ok(mut stream) = accepted else { return };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(
+                head.starts_with("GET /directory HTTP/1.1\r\n") && head.contains("user-agent: gantry/"),
+                "{head}"
+            );
+            // The client may have had enough before the end.
+            let _ = stream.write_all(&answer).await;
+            let _ = stream.shutdown().await;
+        });
+        (url, made.cert.pem())
+    }
+
+    async fn ask(answer: Vec<u8>, believe: bool) -> (Authority, Result<StatusCode, String>) {
+        let (url, certificate) = server(answer).await;
+        let acme = Acme {
+            ca_certificates: if believe { vec![certificate] } else { Vec::new() },
+            client_response_header_timeout: Duration::from_secs(5),
+            ..Acme::default()
+        };
+        let authority = Authority::new(&acme, "p", &Resources::default()).unwrap();
+        let request = Request::get(url).body(BodyWrapper::default()).unwrap();
+        let answer = authority.request(request).await;
+        let status = answer
+            .map(|answer| answer.parts.status)
+            .map_err(|error| error.to_string());
+        (authority, status)
+    }
+
+    #[tokio::test]
+    async fn later_is_noted_with_its_time() {
+        let answer = b"HTTP/1.1 503 x\r\nRetry-After: 700\r\nContent-Length: 2\r\n\r\nno".to_vec();
+        let before = SystemTime::now();
+        let (authority, status) = ask(answer, true).await;
+        assert_eq!(status, Ok(StatusCode::SERVICE_UNAVAILABLE));
+        let asked = authority.take_retry_after().unwrap().duration_since(before).unwrap();
+        assert!((700..710).contains(&asked.as_secs()), "{asked:?}");
+        assert_eq!(authority.take_retry_after(), None);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_believed_is_not_asked() {
+        let (_, status) = ask(Vec::new(), false).await;
+        let error = status.unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_cut_off() {
+        let mut answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+        answer.resize(LONGEST + 1000, b'x');
+        let (_, status) = ask(answer, true).await;
+        let error = status.unwrap_err();
+        assert!(error.contains("length limit exceeded"), "{error}");
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
