@@ -11,6 +11,7 @@ use rustls::pki_types::DnsName;
 
 use super::Context;
 use crate::config::Resources;
+use crate::config::dynamic::Tls;
 use crate::config::router::TlsDomain;
 use crate::diag::{Diagnostic, did_you_mean};
 use crate::tls::keys::Identity;
@@ -29,9 +30,11 @@ pub struct Wanted {
 pub(super) struct Asking<'a> {
     /// Where the name of the resolver stands: `http.routers.r.tls` or `entryPoints.e.http.tls`.
     pub(super) path: String,
-    /// The router, for messages.
+    /// The key that names it.
+    pub(super) key: &'static str,
+    /// The router, `http.routers.r`.
     pub(super) router: &'a str,
-    /// `certResolver`, not empty.
+    /// What the key says, not empty.
     pub(super) resolver: &'a str,
     /// `domains`.
     pub(super) domains: &'a [TlsDomain],
@@ -89,17 +92,35 @@ pub(super) fn wanted(
     wanted
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
+    /// What the default store asks for.
+    pub(super) fn default_store(tls: &'a Tls) -> Option<Self> {
+        let store = tls.stores.get("default")?;
+        let generated = store.default_generated_cert.as_ref();
+        let generated = generated.filter(|_| store.default_certificate.is_none())?;
+        Some(Self {
+            path: "tls.stores.default.defaultGeneratedCert".to_owned(),
+            key: "resolver",
+            router: "",
+            resolver: &generated.resolver,
+            domains: std::slice::from_ref(&generated.domain),
+            hosts: Vec::new(),
+        })
+    }
+
     /// The sets of names, each with the place where it stands.
     fn sets(&self) -> Vec<(String, Vec<String>)> {
         if self.domains.is_empty() {
-            let path = format!("http.routers.{}.rule", self.router);
-            return vec![(path, self.hosts.clone())];
+            return vec![(format!("{}.rule", self.router), self.hosts.clone())];
         }
         let set = |(i, domain): (usize, &TlsDomain)| {
             let names = std::iter::once(&domain.main).chain(&domain.sans);
             let names = names.filter(|name| !name.is_empty()).cloned().collect();
-            (format!("{}.domains[{i}]", self.path), names)
+            let path = match self.key {
+                "resolver" => format!("{}.domain", self.path),
+                _ => format!("{}.domains[{i}]", self.path),
+            };
+            (path, names)
         };
         self.domains.iter().enumerate().map(set).collect()
     }
@@ -129,7 +150,7 @@ fn holds(names: &HashSet<String>, name: &str) -> bool {
 
 fn unknown<'a>(asking: &Asking<'_>, known: impl Iterator<Item = &'a str>) -> Diagnostic {
     let message = format!("there is no certificates resolver `{}`", asking.resolver);
-    let warning = Diagnostic::warning(format!("{}.certResolver", asking.path), message);
+    let warning = Diagnostic::warning(format!("{}.{}", asking.path, asking.key), message);
     match did_you_mean(asking.resolver, known) {
         Some(near) => warning.help(format!("did you mean `{near}`?")),
         None => warning.help("declare it in `certificatesResolvers` of the static file: no certificate is asked for"),

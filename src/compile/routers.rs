@@ -52,7 +52,8 @@ pub(super) fn build(
         .map(|entry_point| compiler.entry_point(entry_point, &ready, setup));
     let plans = plans.collect();
     compiler.shadowed(&ready);
-    let asking = compiler.asking(&ready);
+    let mut asking = compiler.asking(&ready);
+    asking.extend(Asking::default_store(&dynamic.tls));
     let wanted = wanted(context, setup, resources, &asking, compiler.diagnostics);
     (plans, wanted)
 }
@@ -368,7 +369,8 @@ impl<'a> Compiler<'a> {
             for (path, resolver, domains) in sections.into_iter().filter(|(_, resolver, _)| !resolver.is_empty()) {
                 asking.push(Asking {
                     path,
-                    router: router.name,
+                    key: "certResolver",
+                    router: &router.path,
                     resolver,
                     domains,
                     hosts: router.rule.hosts(),

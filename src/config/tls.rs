@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::decode::Decoder;
 use super::format::NoClientCertOnly;
 use super::node::Node;
+use super::router::TlsDomain;
 
 settings! {
     /// Certificates and options of the TLS entry points.
@@ -36,10 +37,21 @@ settings! {
     pub struct TlsStore {
         /// Served when no other certificate fits. Default: a self-signed one.
         "defaultCertificate" => default_certificate: Option<Certificate>;
+        /// The same, from a certificates resolver.
+        "defaultGeneratedCert" => default_generated_cert: Option<GeneratedCert>;
     }
-    unsupported {
-        "defaultGeneratedCert": "name the host in a router with `certResolver`, or give `defaultCertificate`";
+    check check_store;
+}
+
+settings! {
+    /// A default certificate that a certificates resolver gets.
+    pub struct GeneratedCert {
+        /// Name of a `certificatesResolvers` entry. Needed.
+        "resolver" => resolver: String;
+        /// Its names. Needed.
+        "domain" => domain: TlsDomain;
     }
+    check check_generated;
 }
 
 settings! {
@@ -117,6 +129,26 @@ fn check_certificate(certificate: &Certificate, _: &Node, decoder: &mut Decoder<
             let message = format!("a certificate has no `{key}`");
             decoder.invalid(decoder.here(), message, format!("add `{key}:` with a file's name"));
         }
+    }
+}
+
+fn check_store(store: &TlsStore, _: &Node, decoder: &mut Decoder<'_>) {
+    if store.default_certificate.is_some() && store.default_generated_cert.is_some() {
+        decoder.warn(
+            decoder.here(),
+            "both `defaultCertificate` and `defaultGeneratedCert` are given: the first is served",
+            "keep one of the two",
+        );
+    }
+}
+
+fn check_generated(generated: &GeneratedCert, _: &Node, decoder: &mut Decoder<'_>) {
+    if generated.resolver.is_empty() || generated.domain.main.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            "`defaultGeneratedCert` needs `resolver` and `domain.main`",
+            "write { resolver: le, domain: { main: mri.example.com } }",
+        );
     }
 }
 

@@ -232,7 +232,13 @@ mod tests {
                 certificate(&ca.leaf("*.wild.test", &["*.wild.test"])),
                 certificate(&ca.leaf("ip", &["10.1.2.3"])),
             ],
-            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
+            stores: BTreeMap::from([(
+                "default".to_owned(),
+                TlsStore {
+                    default_certificate,
+                    ..TlsStore::default()
+                },
+            )]),
             ..Tls::default()
         }
     }
@@ -559,7 +565,13 @@ mod tests {
         let default_certificate = Some(mismatch.clone());
         let tls = Tls {
             certificates: vec![mismatch, missing, elsewhere, old],
-            stores: BTreeMap::from([("default".to_owned(), TlsStore { default_certificate })]),
+            stores: BTreeMap::from([(
+                "default".to_owned(),
+                TlsStore {
+                    default_certificate,
+                    ..TlsStore::default()
+                },
+            )]),
             ..Tls::default()
         };
         let (setup, diagnostics) = TlsSetup::build(&tls, &no_files(), &TlsCache::new());

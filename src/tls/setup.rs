@@ -177,10 +177,14 @@ fn build_store(
             certificates.push(identity);
         }
     }
+    let mut generated = None;
     // After those of the configuration: of two certificates with the same names, the configured one is served.
     for issued in resources.issued() {
         match cache.identity(&issued.certificate, &issued.key) {
             (fingerprint, Ok(identity)) => {
+                if is_default(tls, &identity) {
+                    generated = Some((fingerprint, Arc::clone(&identity)));
+                }
                 fingerprints.push(fingerprint);
                 certificates.push(identity);
             }
@@ -201,7 +205,7 @@ fn build_store(
                 diagnostics,
             )
         });
-    let default = configured.or_else(|| match cache.self_signed() {
+    let default = configured.or(generated).or_else(|| match cache.self_signed() {
         Ok(identity) => Some((Fingerprint::of([b"self-signed".as_slice()]), identity)),
         Err(error) => {
             diagnostics.push(Diagnostic::error(
@@ -228,6 +232,19 @@ fn build_store(
             )
         }
     }
+}
+
+/// Whether a certificate that a resolver has got is what `defaultGeneratedCert` asks for.
+fn is_default(tls: &Tls, identity: &Identity) -> bool {
+    let store = tls.stores.get("default");
+    let Some(generated) = store.and_then(|store| store.default_generated_cert.as_ref()) else {
+        return false;
+    };
+    let held = identity.info.names();
+    let names = std::iter::once(&generated.domain.main).chain(&generated.domain.sans);
+    names
+        .map(|name| normal_name(name))
+        .all(|name| held.iter().any(|own| *own == name))
 }
 
 /// Reads one certificate and its key; errors and an expiry go to the diagnostics.

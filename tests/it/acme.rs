@@ -178,6 +178,22 @@ fn tls_alpn_01_proves_a_name_and_a_failing_one_blocks_no_other() {
 }
 
 #[test]
+fn the_default_certificate_may_be_a_generated_one() {
+    only_gantry!();
+    let Some(mut pebble) = Pebble::new() else { return };
+    let backend = Backend::start();
+    let dir = tempfile::tempdir().unwrap();
+    let store =
+        "tls: {stores: {default: {defaultGeneratedCert: {resolver: le, domain: {main: a.test, sans: [b.test]}}}}}\n";
+    let yaml = gateway::all_to(&[&backend.url()]).replace("service: s}", "service: s, tls: {}}") + store;
+    let resolver = pebble.resolver(&storage(&dir), TLS);
+    let gateway = gateway().top(&resolver).dynamic(&yaml).run();
+    pebble.start(&gateway);
+    assert_issued(&gateway, "other.test");
+    assert_eq!(shown(&gateway, "other.test").1, ["DNSName(a.test)", "DNSName(b.test)"]);
+}
+
+#[test]
 fn an_authority_that_is_down_delays_nothing_and_a_lost_account_is_made_again() {
     only_gantry!();
     let Some(mut pebble) = Pebble::new() else { return };
