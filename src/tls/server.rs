@@ -16,6 +16,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::bulk::BulkIo;
 use super::cipher::{prefers_chacha, suite_name, version_name};
+use super::client_auth::ClientCertificate;
 use super::options::WRITE_LIMIT;
 use super::setup::Slot;
 pub use super::setup::{RouterTls, TlsSetup};
@@ -56,6 +57,10 @@ pub struct TlsInfo {
     pub alpn: Alpn,
     /// The options of the connection, see [`ServerTls::options_for_host`].
     pub options_id: u32,
+    /// What was asked of the client, see [`TlsSetup::client_auth_of`]. 0 is nothing.
+    pub client_auth_id: u32,
+    /// The certificate that the client has shown.
+    pub client: Option<Arc<ClientCertificate>>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
 }
@@ -113,7 +118,8 @@ impl ServerTls {
     /// The options that hold for a host (no port; any case; one trailing dot is ignored).
     ///
     /// A request whose host has another number here than [`TlsInfo::options_id`] came in over a connection that was
-    /// opened under other rules: the answer is 421 (reference, C1). The numbers stay the same over a reload.
+    /// opened under other rules: the answer is 421 (reference, C1). The numbers stay the same over a reload, unless it
+    /// changes what is asked of clients. That of broken options is no connection's.
     pub fn options_for_host(&self, host: &str) -> u32 {
         self.slot(host).id
     }
@@ -132,7 +138,7 @@ impl ServerTls {
     {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), BulkIo::new(io));
         let mut start = hello.await.map_err(AcceptError::Hello)?;
-        let (config, sni, options_id) = match self.choose(&start.client_hello(), local) {
+        let (config, sni, slot) = match self.choose(&start.client_hello(), local) {
             Ok(chosen) => chosen,
             Err(error) => {
                 refuse(&mut start, &error).await;
@@ -149,7 +155,12 @@ impl ServerTls {
             version: version_name(connection.protocol_version()),
             cipher: suite_name(connection.negotiated_cipher_suite().map(|suite| suite.suite())),
             alpn: Alpn::from_negotiated(connection.alpn_protocol()),
-            options_id,
+            options_id: slot.id,
+            client_auth_id: slot.client_auth,
+            client: ClientCertificate::shown(
+                connection.peer_certificates(),
+                slot.options.as_ref().is_some_and(|options| options.verifies_clients),
+            ),
             resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         };
         Ok((stream, info))
@@ -159,7 +170,7 @@ impl ServerTls {
         &self,
         hello: &ClientHello<'_>,
         local: Option<IpAddr>,
-    ) -> Result<(Arc<ServerConfig>, Option<String>, u32), AcceptError> {
+    ) -> Result<(Arc<ServerConfig>, Option<String>, &Slot), AcceptError> {
         let sni = hello.server_name().map(|name| normal_name(name).into_owned());
         let slot = sni.as_deref().map_or(&self.default, |name| self.slot(name));
         let Some(options) = &slot.options else {
@@ -169,7 +180,7 @@ impl ServerTls {
             Some(name) => self.store.find(name).is_some(),
             None => {
                 if let Some(identity) = local.and_then(|address| self.store.find_ip(address)) {
-                    return Ok((options.with_certificate(identity), None, slot.id));
+                    return Ok((options.with_certificate(identity), None, slot));
                 }
                 false
             }
@@ -178,7 +189,7 @@ impl ServerTls {
             return Err(AcceptError::NoCertificate(sni));
         }
         let config = Arc::clone(options.config(prefers_chacha(hello.cipher_suites())));
-        Ok((config, sni, slot.id))
+        Ok((config, sni, slot))
     }
 }
 
@@ -198,7 +209,7 @@ mod tests {
     use super::super::cache::TlsCache;
     use super::super::fixture::{Authority, Client, Pair, lines, no_files, shake, shake_with};
     use super::*;
-    use crate::config::dynamic::{Certificate, ClientAuth, Tls, TlsOptions, TlsStore, TlsVersion};
+    use crate::config::dynamic::{Certificate, Tls, TlsOptions, TlsStore, TlsVersion};
     use crate::diag::Diagnostic;
 
     fn certificate(pair: &Pair) -> Certificate {
@@ -506,24 +517,6 @@ mod tests {
         assert_eq!(diagnostics, expected);
         assert!(shake(&server, &Client::named("u.test")).await.info.is_err());
         assert!(shake(&server, &Client::named("v.test")).await.info.is_ok());
-    }
-
-    #[tokio::test]
-    async fn client_auth_is_never_ignored() {
-        let client_auth = Some(ClientAuth {
-            ca_files: vec!["ca.pem".to_owned()],
-            ..ClientAuth::default()
-        });
-        let options = TlsOptions {
-            client_auth,
-            ..TlsOptions::default()
-        };
-        let (server, diagnostics) = build(&with_options(&[("mtls", options)]), &[("r", &["m.test"], "mtls")]);
-        assert!(
-            diagnostics[0].starts_with("error tls.options.mtls.clientauth"),
-            "{diagnostics:?}"
-        );
-        assert!(shake(&server, &Client::named("m.test")).await.info.is_err());
     }
 
     #[test]
