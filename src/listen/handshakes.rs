@@ -14,9 +14,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::connection::{ConnState, Verdict};
 
-/// Handshakes of one worker at a time. A client needs its own round trip time for one; with 200 ms, this is room for
-/// 5000 a second, more than a core can compute.
-const ROOM: usize = 1024;
+/// Handshakes of one worker at a time: 256 MiB if each client sends as much as it can, some 40 MiB with ordinary hellos.
+/// Even if a handshake takes two seconds, a core cannot compute the 2000 a second that this leaves room for and serve too.
+const ROOM: usize = 4096;
 /// How long a handshake may take while others wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Handshakes that are ended for others are told of at most this often.

@@ -18,6 +18,11 @@ use crate::diag::Diagnostic;
 /// Tickets sent after a TLS 1.3 handshake. Go sends one; each costs an encryption and some 200 bytes.
 const TICKETS: usize = 1;
 
+/// The protocols that are spoken after a handshake.
+const SPOKEN: [&str; 2] = ["h2", "http/1.1"];
+/// Spoken only while an ACME challenge waits, which is not built yet: known, and not offered.
+const ACME: &str = "acme-tls/1";
+
 /// Plain bytes that wait inside rustls for a slow client, at most; also the size of one write of a large body.
 pub const WRITE_LIMIT: usize = 128 * 1024;
 
@@ -58,7 +63,8 @@ impl ServerOptions {
         }
         .resolve(path, diagnostics);
         let client_auth = ClientAuthPlan::read(options, path, resources, diagnostics);
-        let (protocol, client_auth) = (protocol?, client_auth?);
+        let spoken = check_protocols(&options.alpn_protocols, path, diagnostics);
+        let (protocol, client_auth) = (protocol.filter(|_| spoken)?, client_auth?);
         let asked = client_auth.as_ref().map(|plan| plan.fingerprint);
         // `Debug` names every field: a field that is added later cannot be forgotten here.
         let text = format!("{options:?}");
@@ -91,11 +97,10 @@ impl ServerOptions {
             .map_err(|error| format!("rustls refuses the options: {error}"))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(resolver));
-        // `acme-tls/1` is answered only while an ACME challenge waits, which is not built yet.
         config.alpn_protocols = options
             .alpn_protocols
             .iter()
-            .filter(|protocol| *protocol != "acme-tls/1")
+            .filter(|protocol| SPOKEN.contains(&protocol.as_str()))
             .map(|protocol| protocol.clone().into_bytes())
             .collect();
         config.ignore_client_order = true;
@@ -135,4 +140,22 @@ impl ServerOptions {
         config.cert_resolver = single;
         Arc::new(config)
     }
+}
+
+/// Warns of protocols that are not spoken here and are left out: to agree on one and speak HTTP invites confusion between
+/// protocols. False, with an error, if none is left.
+fn check_protocols(listed: &[String], path: &str, diagnostics: &mut Vec<Diagnostic>) -> bool {
+    let known = |protocol: &str| SPOKEN.contains(&protocol) || protocol == ACME;
+    for (index, protocol) in listed.iter().enumerate().filter(|(_, protocol)| !known(protocol)) {
+        let message = format!("`{protocol}` is not spoken by Gantry: left out");
+        let warning = Diagnostic::warning(format!("{path}.alpnProtocols[{index}]"), message);
+        diagnostics.push(warning.help(format!("Gantry speaks {}", SPOKEN.join(" and "))));
+    }
+    let left = listed.is_empty() || listed.iter().any(|protocol| known(protocol));
+    if !left {
+        let message = "none of the listed protocols can be spoken";
+        let error = Diagnostic::error(format!("{path}.alpnProtocols"), message);
+        diagnostics.push(error.help("leave `alpnProtocols` out: Gantry offers h2 and http/1.1"));
+    }
+    left
 }

@@ -406,6 +406,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn protocols_that_are_not_spoken_are_never_agreed_upon() {
+        let listed = |protocols: &[&str]| TlsOptions {
+            alpn_protocols: protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
+            ..TlsOptions::default()
+        };
+        let tls = with_options(&[("some", listed(&["spdy/3", "http/1.1"])), ("none", listed(&["h3"]))]);
+        let (server, diagnostics) = build(&tls, &[("r", &["some.test"], "some"), ("s", &["none.test"], "none")]);
+        let expected = [
+            "warning tls.options.none.alpnprotocols[0]: `h3` is not spoken by gantry: left out",
+            "error tls.options.none.alpnprotocols: none of the listed protocols can be spoken",
+            "warning tls.options.some.alpnprotocols[0]: `spdy/3` is not spoken by gantry: left out",
+        ];
+        assert_eq!(diagnostics, expected);
+        for (sni, alpn, ok) in [
+            ("some.test", &["spdy/3"][..], false),
+            ("some.test", &["spdy/3", "http/1.1"], true),
+            ("none.test", &["http/1.1"], false),
+        ] {
+            let client = Client {
+                alpn,
+                ..Client::named(sni)
+            };
+            assert_eq!(shake(&server, &client).await.info.is_ok(), ok, "{sni} {alpn:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn options_belong_to_hosts() {
         let tls = with_options(&[("o13", tls13()), ("o12", tls12()), ("broken", broken())]);
         let (server, diagnostics) = build(
