@@ -120,8 +120,14 @@ fn feedback(context: &Context, resources: &Resources, diagnostics: &mut Vec<Diag
     match Feedback::token(settings, resources) {
         Ok(token) => last.store(Some(Arc::new(token))),
         Err(mut error) => {
-            // The start has refused to go on without a token; here the last good one stays.
-            error.severity = Severity::Warning;
+            // The start has refused to go on without a token: where there is none at all, this is `gantry check`, which may
+            // run on another machine than the one that has the secret.
+            error.message += if last.load().is_some() {
+                "; the last good token stays in force"
+            } else {
+                error.severity = Severity::Warning;
+                "; Gantry does not start without one"
+            };
             diagnostics.push(error);
         }
     }

@@ -1,6 +1,7 @@
 //! Start → supervise → drain: the main loop over one closed enum of events.
 //!
-//! Only this module spawns long-lived tasks and threads. The control plane runs on the calling thread; each worker has
+//! Only this module spawns long-lived tasks and threads, but for the threads that a log, the file watcher and a mask store
+//! bring along. The control plane runs on the calling thread; each worker has
 //! a thread of its own and never waits for the control plane.
 
 mod observe_options;

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod body;
+pub mod content_coding;
 pub mod error;
 pub mod exchange;
 pub mod forwarded;

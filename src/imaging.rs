@@ -1,6 +1,6 @@
 //! Volumes: the files that models are sent and answer with, and how well a mask agrees with the truth.
 //!
-//! Three things are asked of them. How many voxels is a request about ([`voxels_in_body`]: throughput, from the first
+//! Three things are asked of them. How many voxels is a request about ([`count_in_body`]: throughput, from the first
 //! kilobytes of a body that passes by)? What is in the file ([`nifti`], [`Mask`])? How alike are two masks ([`dice`])?
 //!
 //! Invariants: nothing here does input or output, knows of requests, or panics, whatever the bytes are. Work and memory
@@ -16,4 +16,4 @@ mod voxels;
 
 pub use dice::{LabelDice, Mismatch, Report, dice, dice_of, same_grid};
 pub use mask::{MAX_LABELS, Mask, MaskError};
-pub use voxels::{NoCount, PREFIX_BYTES, count_in_body, voxels_in, voxels_in_body};
+pub use voxels::{NoCount, PREFIX_BYTES, count_in_body};

@@ -1,4 +1,8 @@
-//! What makes a service a *model*: its series, and accuracy with its provenance.
+//! What makes a service a *model*: its series, accuracy with its provenance, and the way back from a judgement to the
+//! answer that it is about.
+//!
+//! [`inference`] stands around a request, [`answer`] looks at what comes back, [`scrape`] asks the servers, [`feedback`]
+//! and [`masks`] remember. Nothing here holds a body back or changes it.
 
 pub mod answer;
 pub mod feedback;
@@ -70,8 +74,8 @@ impl ModelPlan {
     }
 }
 
-/// A number that stands for itself: `0.93`, `9.3e-1`, white space around it. Nothing else is one, also not `0,93`: it must not
-/// count as 0.
+/// A number that stands for itself: `0.93`, `9.3e-1`, white space around it. `0,93` is none: it must not count as 0. NaN and
+/// infinities are refused with all that is not from 0 to 1, by [`ModelSeries::sample`].
 fn number(text: &str) -> Option<f64> {
     text.trim().parse().ok()
 }

@@ -55,6 +55,8 @@ promtool check metrics <"$work/metrics" || fail "promtool does not like /metrics
 grep -qE '^model_inference_duration_seconds_count\{.*\} [1-9]' metrics || fail "/metrics has no inference"
 grep -E '^model_(accuracy|inference_time_seconds)\{' metrics | sed 's/^/    /'
 grep -qE '^model_accuracy\{.*\} [01]' metrics || fail "/metrics has no accuracy"
+grep -qE '^model_stage_duration_seconds_count\{.*stage="segment".*\} [1-9]' metrics || fail "/metrics has no stages"
+[ "$(curl --silent --max-time 5 http://127.0.0.1:8080/sd | grep -o __metrics_path__ | wc -l)" = 2 ] || fail "/sd does not list both models"
 
 kill -TERM "$pid"
 for _ in $(seq 200); do

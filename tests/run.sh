@@ -185,7 +185,8 @@ stage_example() {
     bash "$example/setup.sh"
     python=$example/.venv/bin/python
     [ -x "$python" ] || python=$GANTRY_TEST_PYTHON
-    GANTRY_BINARY=$(realpath "$target/release/gantry") "$python" "$example/e2e.py"
+    "$python" "$example/e2e.py" --gantry "$(realpath "$target/release/gantry")"
+    "$python" "$example/monitoring.py" --gantry "$(realpath "$target/release/gantry")"
 }
 
 # name, limit in seconds, title
@@ -201,7 +202,7 @@ stages=(
     "check:60:gantry check of every shipped configuration"
     "demo:180:gantry demo and its curl lines"
     "container:1500:The container image, built and run by podman"
-    "example:1200:A trained model on a real volume, two versions, shifted weights"
+    "example:1500:A trained model on a real volume: shifted weights, real Prometheus and Alertmanager, feedback"
 )
 
 # ---- running them --------------------------------------------------------------------------------------------------

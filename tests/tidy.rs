@@ -501,3 +501,56 @@ fn every_configuration_that_we_show_passes_check() {
     }
     assert_none("`gantry check` refuses what we show:", &broken);
 }
+
+/// The names of all series that Gantry has, as its default prefix makes them.
+fn series() -> BTreeSet<String> {
+    let source = fs::read_to_string(root().join("src/observe/metrics.rs")).unwrap();
+    let family = Regex::new(r#"Family::new\(\s*"(\w+)",\s*Kind::(\w+)"#).unwrap();
+    let mut names = BTreeSet::from([
+        // What `/federate` says of each server.
+        "gantry_federate_up".to_owned(),
+    ]);
+    for module in source.split("\nmod ").skip(1) {
+        let prefixes: &[&str] = match module.split_once(" {").map(|(name, _)| name) {
+            Some("scoped") => &[
+                "gantry_entrypoint_",
+                "gantry_router_",
+                "gantry_service_",
+                "gantry_variant_",
+            ],
+            Some("single" | "own") => &["gantry_"],
+            Some("models") => &[""],
+            Some("process_names") => &["process_"],
+            _ => continue,
+        };
+        for found in family.captures_iter(module) {
+            let total = if &found[2] == "Counter" { "_total" } else { "" };
+            names.extend(prefixes.iter().map(|prefix| format!("{prefix}{}{total}", &found[1])));
+        }
+    }
+    assert!(names.len() > 50, "the names of the metrics were not found");
+    names
+}
+
+#[test]
+fn the_series_that_are_documented_are_those_that_there_are() {
+    let text = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let name = Regex::new(r"`((?:gantry|model|process)_[a-z_]+)`").unwrap();
+    let documented: BTreeSet<String> = name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+    let there = series();
+    // Of routers, the page has a row with an ellipsis; variants are not counted by TLS.
+    let implied = |name: &str| name.starts_with("gantry_router_") || name == "gantry_variant_requests_tls_total";
+    let of_services = |name: &str| name.replace("gantry_service_", "gantry_entrypoint_");
+    let mut broken = Vec::new();
+    for name in &there {
+        if !implied(name) && !documented.contains(name) && !documented.contains(&of_services(name)) {
+            broken.push(format!("{name} is not in docs/metrics.md"));
+        }
+    }
+    for name in documented.difference(&there) {
+        broken.push(format!(
+            "{name} is in docs/metrics.md, and not in src/observe/metrics.rs"
+        ));
+    }
+    assert_none("docs/metrics.md lists every series, and no other:", &broken);
+}

@@ -4,7 +4,8 @@
 //! it is missing from the text, its `gantry_federate_up` is 0, a remark at the end says why, and the failure is counted.
 //!
 //! Bounds: [`ASKED`] requests at a time; of all of them together [`READING`] bodies in memory and [`PARSING`] threads;
-//! for each [`ASKING`] connections and [`MAX_TEXT`] bytes of answer.
+//! for each [`ASKING`] connections, [`MAX_EXPRESSIONS`] regular expressions and [`MAX_TEXT`] bytes of answer, which waits for
+//! its reader on the [`shelf`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,16 +17,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::sd::targets;
+use super::shelf;
 use crate::compile::snapshot::Snapshot;
-use crate::http::body::ResponseBody;
 use crate::http::{Request, Response, error};
 use crate::observe::exposition::merge::{Merge, Part, TargetLabels};
-use crate::observe::exposition::selector::Selector;
+use crate::observe::exposition::selector::{MAX_EXPRESSIONS, Selector};
 use crate::observe::metrics::{Format, Metrics, ScrapeError};
 use crate::rule::query;
 use crate::service::load_balancer::{LoadBalancer, MetricsPlan};
 use crate::service::server::Server;
 use crate::upstream::dns::Dns;
+use crate::upstream::fetch::SCRAPE_TIMEOUT;
 use crate::upstream::scrape::{self, ScrapeFailure};
 
 /// Requests that are worked on at the same time: two Prometheus with two jobs each.
@@ -44,14 +46,12 @@ const MAX_SELECTORS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What of Prometheus' own time limit is kept for the way back.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Prometheus' own time limit, as it sends it.
-const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 
 /// What all requests for `/federate` share; it outlives snapshots.
 #[derive(Debug)]
 pub struct Federate {
     metrics: Arc<Metrics>,
-    asked: Semaphore,
+    asked: Arc<Semaphore>,
     reading: Arc<Semaphore>,
     parsing: Arc<Semaphore>,
 }
@@ -62,7 +62,7 @@ impl Federate {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
-            asked: Semaphore::new(ASKED),
+            asked: Arc::new(Semaphore::new(ASKED)),
             reading: Arc::new(Semaphore::new(READING)),
             parsing: Arc::new(Semaphore::new(PARSING)),
         }
@@ -76,15 +76,22 @@ impl Federate {
             response.headers_mut().insert(header::ALLOW, allowed);
             return response;
         }
-        let wanted = match Wanted::of(request.uri().query().unwrap_or_default()) {
-            Ok(wanted) => wanted,
-            Err(message) => return error::plain(StatusCode::BAD_REQUEST, message),
-        };
         let limit = patience(request.headers());
         let until = Instant::now() + limit;
-        let Ok(Ok(_asked)) = timeout_at(until, self.asked.acquire()).await else {
+        let Ok(Ok(asked)) = timeout_at(until, Arc::clone(&self.asked).acquire_owned()).await else {
             let message = format!("{ASKED} requests for /federate are being answered: ask again, or less often");
             return error::plain(StatusCode::SERVICE_UNAVAILABLE, message);
+        };
+        // Compiling what it asks for may take longer than a worker may stand still; the turn goes along.
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let compiled = tokio::task::spawn_blocking(move || (Wanted::of(&query), asked)).await;
+        let (wanted, _asked) = match compiled {
+            Ok((Ok(wanted), asked)) => (wanted, asked),
+            Ok((Err(message), _)) => return error::plain(StatusCode::BAD_REQUEST, message),
+            Err(e) => {
+                tracing::error!("cannot read the query of /federate: {e}");
+                return error::status_text(StatusCode::INTERNAL_SERVER_ERROR);
+            }
         };
         let targets = targets(snapshot).filter(|(balancer, plan, _)| wanted.includes(balancer, plan));
         let targets: Vec<Target> = targets
@@ -94,7 +101,7 @@ impl Federate {
         let metrics = Arc::clone(&self.metrics);
         match tokio::task::spawn_blocking(move || merge(&metrics, &targets, read)).await {
             Ok(text) => {
-                let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
+                let mut response = error::with_body(StatusCode::OK, shelf::lend(text));
                 let kind = HeaderValue::from_static(Format::Text004.content_type());
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
@@ -164,10 +171,10 @@ impl Job {
         drop(asking);
         let _reading = self.reading.acquire().await;
         let (job, labels) = (Arc::clone(self), target.labels.clone());
-        let part = scrape::read(answer, self.parsing.acquire(), move |families| {
-            Part::new(families, &labels, &job.selectors)
+        let part = scrape::read(answer, Arc::clone(&self.parsing).acquire_owned(), move |families| {
+            Part::new(families, &labels, &job.selectors, || Instant::now() >= job.until)
         });
-        let part = part.await?;
+        let part = part.await?.ok_or_else(too_late)?;
         if self.bytes.fetch_add(part.len(), Ordering::Relaxed) + part.len() > MAX_TEXT {
             return Err(ScrapeFailure {
                 reason: ScrapeError::TooLarge,
@@ -266,9 +273,19 @@ impl Wanted {
         if selectors.len() > MAX_SELECTORS {
             return Err(format!("more than {MAX_SELECTORS} match[]: ask for less at a time"));
         }
-        let selectors: Result<_, _> = selectors.iter().map(|text| Selector::parse(text)).collect();
+        let mut expressions = 0;
+        let parsed = selectors.iter().map(|text| {
+            let selector =
+                Selector::parse(text).map_err(|e| format!("match[]: {e}; write it as name{{label=\"value\"}}"))?;
+            expressions += selector.expressions();
+            match expressions > MAX_EXPRESSIONS {
+                true => Err(format!("match[]: more than {MAX_EXPRESSIONS} regular expressions")),
+                false => Ok(selector),
+            }
+        });
+        let selectors: Result<_, _> = parsed.collect();
         Ok(Self {
-            selectors: selectors.map_err(|e| format!("match[]: {e}; write it as name{{label=\"value\"}}"))?,
+            selectors: selectors?,
             services: all("service"),
             models: all("model"),
         })
@@ -317,5 +334,13 @@ mod tests {
         let error = Wanted::of("match[]=%7B").expect_err("no selector");
         assert!(error.starts_with("match[]: `{` is no selector"), "{error}");
         assert!(Wanted::of(&"match[]=a&".repeat(MAX_SELECTORS + 1)).is_err());
+    }
+
+    #[test]
+    fn hundreds_of_expressions_are_refused_before_they_are_compiled() {
+        let eight = "match[]={a=~\"b.\",c=~\"b.\",d=~\"b.\",e=~\"b.\",f!~\"b.\",g!~\"b.\",h!~\"b.\",i!~\"b.\"}&";
+        assert!(Wanted::of(&eight.repeat(MAX_EXPRESSIONS / 8)).is_ok());
+        let error = Wanted::of(&eight.repeat(MAX_EXPRESSIONS / 8 + 1)).expect_err("too many");
+        assert_eq!(error, "match[]: more than 64 regular expressions");
     }
 }

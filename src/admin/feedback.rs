@@ -25,8 +25,7 @@ use self::judgement::{Comparison, compare};
 use crate::config::Resources;
 use crate::config::static_config;
 use crate::diag::Diagnostic;
-use crate::http::body::ResponseBody;
-use crate::http::{Request, Response, error};
+use crate::http::{Request, Response};
 use crate::model::feedback::Index;
 use crate::model::version::{LabelKind, Version};
 use crate::observe::metrics::{AccuracySource, FeedbackKind, FeedbackResult, Metrics, ModelSeries, Quality};
@@ -335,11 +334,7 @@ impl Feedback {
 }
 
 fn reply(status: StatusCode, body: &serde_json::Value) -> Response {
-    let mut response = error::with_body(status, ResponseBody::full(format!("{body}\n")));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    super::json(status, body.to_string().into_bytes())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::http::header::{self, HeaderName};
 use ::http::{HeaderValue, StatusCode};
 
-use crate::http::body::ResponseBody;
+use super::shelf;
 use crate::http::{Request, Response, error};
 use crate::observe::metrics::{Encoding, Metrics, negotiate, wants_gzip};
 
@@ -17,7 +17,7 @@ pub async fn answer(metrics: &Arc<Metrics>, request: &Request) -> Response {
     };
     match metrics.scrape(encoding).await {
         Ok(text) => {
-            let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
+            let mut response = error::with_body(StatusCode::OK, shelf::lend(text));
             let headers = response.headers_mut();
             let kind = HeaderValue::from_static(encoding.format.content_type());
             headers.insert(header::CONTENT_TYPE, kind);

@@ -4,14 +4,14 @@
 //! brought is there at once. Servers and services without weight are listed too, for what runs is worth watching before
 //! it gets its first request.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use ::http::{HeaderValue, StatusCode, header};
+use ::http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use crate::compile::snapshot::Snapshot;
-use crate::http::body::ResponseBody;
 use crate::http::{Response, error};
 use crate::service::load_balancer::{LoadBalancer, MetricsPlan};
 use crate::service::server::Server;
@@ -20,7 +20,7 @@ use crate::service::server::Server;
 #[derive(Debug, Serialize)]
 struct Group<'s> {
     targets: [String; 1],
-    labels: BTreeMap<String, std::borrow::Cow<'s, str>>,
+    labels: BTreeMap<String, Cow<'s, str>>,
 }
 
 /// The list as of `snapshot`.
@@ -30,12 +30,7 @@ pub fn answer(snapshot: &Snapshot) -> Response {
         .map(|(balancer, plan, server)| group(&balancer.name, plan, server))
         .collect();
     match serde_json::to_vec(&groups) {
-        Ok(text) => {
-            let mut response = error::with_body(StatusCode::OK, ResponseBody::full(text));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            response
-        }
+        Ok(text) => super::json(StatusCode::OK, text),
         Err(e) => {
             tracing::error!("cannot write the list of targets: {e}");
             error::status_text(StatusCode::INTERNAL_SERVER_ERROR)
@@ -55,6 +50,16 @@ pub(super) fn targets(
     })
 }
 
+/// The parameters of a query, as labels tell them to Prometheus. Only those whose names can stand in a label: for
+/// another one, such as `match[]`, Prometheus before 3.0 would refuse the whole list.
+fn parameters(query: &str) -> impl Iterator<Item = (String, Cow<'_, str>)> {
+    let fits = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(move |(name, _)| !name.is_empty() && fits(name))
+        .map(|(name, value)| (format!("__param_{name}"), percent_decode_str(value).decode_utf8_lossy()))
+}
+
 fn group<'s>(service: &'s str, plan: &'s MetricsPlan, server: &'s Server) -> Group<'s> {
     let (path, query) = plan.path.split_once('?').unwrap_or((&plan.path, ""));
     let mut labels = BTreeMap::from([
@@ -70,12 +75,23 @@ fn group<'s>(service: &'s str, plan: &'s MetricsPlan, server: &'s Server) -> Gro
             labels.insert(name.to_owned(), value.as_str().into());
         }
     }
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        let value = percent_decode_str(value).decode_utf8_lossy();
-        labels.entry(format!("__param_{name}")).or_insert(value);
+    for (name, value) in parameters(query) {
+        labels.entry(name).or_insert(value);
     }
     Group {
         targets: [format!("{}:{}", Server::bracketed(&server.host), server.port)],
         labels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_is_no_label_does_not_spoil_the_list() {
+        let told: Vec<_> = parameters("match[]=up&format=a%20b&&flag&=x&match%5B%5D=y&target_1=").collect();
+        let named = |name: &str, value: &'static str| (name.to_owned(), Cow::Borrowed(value));
+        assert_eq!(told, [named("__param_format", "a b"), named("__param_target_1", "")]);
     }
 }

@@ -181,6 +181,7 @@ impl Check {
             }
             _ => merged.attach(diagnostic),
         };
+        let alone = self.settings.as_ref().is_none_or(|settings| !settings.is_usable());
         let unfinished = self.dynamic.iter().any(|d| !d.is_usable());
         let later: Vec<Diagnostic> = merged
             .diagnostics
@@ -190,6 +191,8 @@ impl Check {
             .map(located)
             // Where a file could not be decoded, what it would have declared is missing only because of that.
             .filter(|d| !(unfinished && d.message.starts_with("there is no ") && !d.path.contains(".entryPoints[")))
+            // Whether feedback is taken, only a static file says.
+            .filter(|d| !(alone && d.path.ends_with(".keepMasks")))
             .collect();
         self.found.extend(later);
     }
@@ -273,6 +276,48 @@ mod tests {
             assert!(found[0].location.is_some(), "{key}");
             assert!(found[0].help.as_ref().unwrap().contains(near), "{:?}", found[0].help);
         }
+    }
+
+    #[test]
+    fn masks_that_nobody_can_compare_are_told_of_where_a_static_file_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let dynamic = write(
+            "dynamic.yaml",
+            "http: {services: {s: {model: {name: m}, keepMasks: {}, loadBalancer: {servers: [{url: 'http://a'}]}}}}\n",
+        );
+        let token = write("token", "0123456789abcdef\n");
+        let feedback = format!("feedback: {{tokenFile: {}}}\n", token.display());
+        for (settings, warned) in [(None, false), (Some(""), true), (Some(&*feedback), false)] {
+            let mut check = Check::default();
+            check.read(&dynamic);
+            if let Some(text) = settings {
+                check.read(&write(
+                    "static.yaml",
+                    &format!("entryPoints: {{web: {{address: ':0'}}}}\n{text}"),
+                ));
+            }
+            check.compile();
+            let about = check.found.iter().filter(|d| d.path.ends_with(".keepMasks"));
+            assert_eq!(about.count(), usize::from(warned), "{settings:?}: {:?}", check.found);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_here_may_be_where_the_file_goes() {
+        let found =
+            found("entryPoints: {web: {address: ':0'}}\nfeedback: {entryPoint: web, tokenFile: /nowhere/token}\n");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].path, "feedback.tokenFile");
+        assert!(!found[0].is_error() && found[0].location.is_some(), "{found:?}");
+        assert!(
+            found[0].message.ends_with("Gantry does not start without one"),
+            "{found:?}"
+        );
     }
 
     #[test]

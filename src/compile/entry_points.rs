@@ -17,8 +17,8 @@ use crate::router::Entry;
 use crate::rule;
 use crate::service::{Internal, Service};
 
-/// The entry point that is made when ping or metrics want one.
-pub(super) const ADMIN: &str = "traefik";
+/// The entry point that is made when ping, metrics or feedback want one: Traefik's name for it.
+pub(crate) const ADMIN: &str = "traefik";
 
 /// The entry points of a router that names none: those with `asDefault`, else all but the admin one.
 pub(super) fn defaults(settings: &Static, entry_points: &[Arc<EntryPoint>]) -> BTreeSet<usize> {

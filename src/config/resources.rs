@@ -1,7 +1,7 @@
 //! The files that configuration refers to, read before it is compiled.
 //!
-//! Invariants: nothing but [`Resources::load`] and [`Resources::with_folders`] does IO; a file that cannot be read is an entry that says why, so that
-//! only what needs it is spoiled.
+//! Invariants: nothing but [`Resources::load`] and [`Resources::with_folders`] does IO; a file that cannot be read is an
+//! entry that says why, so that only what needs it is spoiled.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -118,8 +118,9 @@ fn try_folder(path: &str, make: bool) -> Result<(), String> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|error| format!("cannot make the folder `{path}`: {error}"))?;
     let probe = folder.join(format!(".gantry-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    let written = options.write(true).create(true).truncate(true).mode(0o600).open(&probe);
+    // Only ever a file of our own: where others may write, a link of that name could lead to any file.
+    let _ = std::fs::remove_file(&probe);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe);
     written.map_err(|error| format!("cannot write into the folder `{path}`: {error}"))?;
     std::fs::remove_file(&probe).map_err(|error| format!("cannot remove a file from the folder `{path}`: {error}"))
 }
@@ -236,6 +237,11 @@ tls:
         assert!(resources.get(&missing).unwrap().unwrap_err().contains("none"));
         assert!(resources.get(&here).unwrap().unwrap_err().contains("regular"));
         assert!(resources.get("other").is_none());
+        let probe = folder.path().join(format!(".gantry-{}", std::process::id()));
+        std::os::unix::fs::symlink(&path, &probe).unwrap();
+        let tried = Resources::default().with_folders([folder.path().to_str().unwrap().to_owned()], true);
+        assert!(tried.folders.values().all(Result::is_ok) && !probe.exists());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a:b", "a link leads to no other file");
         let made = folder.path().join("a/b");
         let (made, below) = (made.to_str().unwrap().to_owned(), format!("{path}/below"));
         let looked = Resources::default().with_folders([made.clone()], false);

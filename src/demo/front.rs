@@ -17,7 +17,7 @@ use crate::{config, gateway, observe};
 
 /// Where the demo listens.
 const FRONT: &str = "127.0.0.1:8000";
-/// Where it answers `/metrics` and `/ping`.
+/// Where it answers `/metrics`, `/sd` and `/ping`.
 const ADMIN: &str = "127.0.0.1:8080";
 /// How long the front door may take to open before the curl lines are printed anyway.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +75,10 @@ Send some more, and see how the two versions share the work and how accurate the
 curl -s -o /dev/null -u admin:test --data-binary @{phantom} \"http://localhost:8000/segment?n=[1-20]\"
 
 curl -s http://{ADMIN}/metrics | grep ^model_
+
+Each model has metrics of its own; Prometheus finds them here, a new version with the reload:
+
+curl -s http://{ADMIN}/sd
 
 Edit the weights in {dynamic} and watch the shares follow.
 Ctrl-C ends the demo.
@@ -195,6 +199,8 @@ http:
       model: {{ name: mri-segmentation, version: \"1\" }}
       accuracy:
         - {{ from: header, name: X-Model-Dice, label: dice }}
+      serverTiming: {{ stages: [segment] }}
+      metrics: {{ path: /metrics }}
       loadBalancer:
         servers:
           - url: \"http://{first}\"
@@ -203,6 +209,8 @@ http:
       model: {{ name: mri-segmentation, version: \"2\" }}
       accuracy:
         - {{ from: header, name: X-Model-Dice, label: dice }}
+      serverTiming: {{ stages: [segment] }}
+      metrics: {{ path: /metrics }}
       loadBalancer:
         servers:
           - url: \"http://{second}\"

@@ -4,7 +4,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /segment`, a `.nii` or `.nii.gz` volume | 200, the mask in the same form; `X-Model-Version`, and `X-Model-Dice` where the volume is a phantom whose truth is known |
+//! | `POST /segment`, a `.nii` or `.nii.gz` volume | 200, the mask in the same form; `X-Model-Version`, `Server-Timing`, and `X-Model-Dice` where the volume is a phantom whose truth is known |
 //! | | 422 where the body is no volume, 413 above [`MAX_BODY_BYTES`], 503 above [`MAX_BODY_BYTES_IN_HAND`], 408 where it stalls |
 //! | `GET /health` | 200 `ok` |
 //! | `GET /metrics` | Prometheus text: requests by code, seconds, the last Dice |
@@ -55,6 +55,7 @@ const BODY_IDLE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(5);
 
 const MODEL_DICE: HeaderName = HeaderName::from_static("x-model-dice");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 
 type Answer = Response<Full<Bytes>>;
@@ -186,8 +187,14 @@ impl Server {
             compute(&volume, version)
         });
         let mask = computing.await.map_err(|_| Refusal::Failed)??;
-        self.metrics.segmented(started.elapsed(), mask.dice);
-        Ok(mask.into_answer())
+        let took = started.elapsed();
+        self.metrics.segmented(took, mask.dice);
+        let mut answer = mask.into_answer();
+        let timing = format!("segment;dur={:.1}", took.as_secs_f64() * 1e3);
+        if let Ok(timing) = HeaderValue::try_from(timing) {
+            answer.headers_mut().insert(SERVER_TIMING, timing);
+        }
+        Ok(answer)
     }
 
     /// The whole body, and what it takes of the bytes in hand.
@@ -584,6 +591,8 @@ mod tests {
                 let mask: Vec<u8> = mask.voxels.iter().map(|&voxel| voxel as u8).collect();
                 let dice = dice(&mask, &truth).unwrap();
                 assert_eq!(reply.header("x-model-dice"), Some(format!("{dice:.4}").as_str()));
+                let timing = reply.header("server-timing").expect("the time that it took");
+                assert!(timing.starts_with("segment;dur="), "{timing}");
                 assert!(dice > 0.7, "{dice}");
             }
             let metrics = server.send("GET", "/metrics", b"").await;

@@ -13,9 +13,10 @@ use crate::compile::{Compiled, Context, compile};
 use crate::config::dynamic::Dynamic;
 use crate::config::{self, Decoded, Merged, Resources};
 use crate::diag::Diagnostic;
+use crate::model::feedback::Recorder;
 use crate::model::scrape::Scraper;
 use crate::observe::log::LIFECYCLE;
-use crate::observe::metrics::{CertificateLabels, ServedServer};
+use crate::observe::metrics::{CertificateLabels, ModelSeries, ServedServer};
 use crate::provider::file::{FileHandle, FileProvider};
 use crate::provider::last_good::{Cause, LastGood};
 use crate::provider::{Event, Problem, Reason, SourceFile};
@@ -95,6 +96,7 @@ impl Reloader {
     /// Puts the first snapshot where the workers find it.
     pub(super) fn publish(&mut self, compiled: Compiled) -> Arc<ArcSwap<Snapshot>> {
         let published = Arc::new(ArcSwap::from_pointee(compiled.snapshot));
+        self.context.feedback.announce(models(&published.load()));
         self.context.metrics.reload_took(self.first);
         self.note(&published.load(), compiled.certificates, true);
         self.published = Some(Arc::clone(&published));
@@ -139,6 +141,7 @@ impl Reloader {
     fn install(&mut self, compiled: Compiled, ok: bool, begun: Instant) {
         let generation = compiled.snapshot.generation;
         let snapshot = Arc::new(compiled.snapshot);
+        self.context.feedback.announce(models(&snapshot));
         if let Some(published) = &self.published {
             published.store(Arc::clone(&snapshot));
         }
@@ -165,9 +168,9 @@ impl Reloader {
             servers.iter().map(server).collect::<Vec<_>>()
         };
         metrics.set_servers(snapshot.balancers.iter().flat_map(each));
-        let models = snapshot.balancers.iter().filter_map(|balancer| balancer.model.as_ref());
-        let served = models.filter_map(|model| Some((model.recorder.as_ref()?, &model.series)));
-        self.context.feedback.install(served);
+        self.context
+            .feedback
+            .retire_all_but(models(snapshot).map(|(recorder, _)| recorder));
         metrics.set_certificates(certificates);
         metrics.reload(ok, SystemTime::now());
         metrics.next_generation(Instant::now());
@@ -232,6 +235,12 @@ impl Reloader {
         let folders = feedback.flat_map(|_| config::folders(dynamic));
         Resources::load(paths).with_folders(folders, true)
     }
+}
+
+/// The models of a snapshot whose answers can be judged, and their series.
+fn models(snapshot: &Snapshot) -> impl Iterator<Item = (&Recorder, &ModelSeries)> {
+    let models = snapshot.balancers.iter().filter_map(|balancer| balancer.model.as_ref());
+    models.filter_map(|model| Some((model.recorder.as_ref()?, &model.series)))
 }
 
 /// Why a file does not count.

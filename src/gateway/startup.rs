@@ -9,7 +9,7 @@ use super::{Listeners, StartError};
 use crate::admin::feedback::Feedback;
 use crate::admin::ping::Ping;
 use crate::compile::Context;
-use crate::compile::entry_points::static_error;
+use crate::compile::entry_points::{ADMIN, static_error};
 use crate::config::Resources;
 use crate::config::static_config::{EntryPoint as Settings, FileProvider as FileSettings, Static};
 use crate::diag::Diagnostic;
@@ -22,8 +22,8 @@ use crate::provider::file::{FileProvider, POLL, Target};
 use crate::runtime::Runtime;
 use crate::tls::cache::TlsCache;
 
-/// The entry point of ping and metrics where the file declares none: Traefik's name and port.
-const ADMIN: (&str, &str) = ("traefik", ":8080");
+/// The port of [`ADMIN`] where the file declares none: Traefik's.
+const ADMIN_ADDRESS: &str = ":8080";
 /// The entry point of a file without any.
 const DEFAULT: (&str, &str) = ("http", ":80");
 
@@ -133,8 +133,10 @@ fn add_entry_points(settings: &mut Static) {
     let prometheus = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref());
     let metrics = prometheus.filter(|p| !p.manual_routing).map(|p| p.entry_point.as_str());
     let feedback = settings.feedback.as_ref().map(|f| f.entry_point.as_str());
-    if [ping, metrics, feedback].contains(&Some(ADMIN.0)) && !settings.entry_points.contains_key(ADMIN.0) {
-        settings.entry_points.insert(ADMIN.0.to_owned(), entry_point(ADMIN.1));
+    if [ping, metrics, feedback].contains(&Some(ADMIN)) && !settings.entry_points.contains_key(ADMIN) {
+        settings
+            .entry_points
+            .insert(ADMIN.to_owned(), entry_point(ADMIN_ADDRESS));
     }
 }
 

@@ -156,8 +156,34 @@ pub fn decode(bytes: &[u8]) -> Result<Volume, Error> {
 }
 
 /// Whether a file begins as gzip does (RFC 1952, section 2.3.1).
-pub(super) fn is_gzip(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
+}
+
+/// How a NIfTI file that begins with these bytes is written: the first field of a header, `sizeof_hdr`, is its own size,
+/// 348 in NIfTI-1 and 540 in NIfTI-2. `None` where neither stands there.
+pub(super) fn layout(file: &[u8]) -> Option<(ByteOrder, Version)> {
+    Some(match file.first_chunk()? {
+        [0x5c, 1, 0, 0] => (ByteOrder::Little, Version::One),
+        [0, 0, 1, 0x5c] => (ByteOrder::Big, Version::One),
+        [0x1c, 2, 0, 0] => (ByteOrder::Little, Version::Two),
+        [0, 0, 2, 0x1c] => (ByteOrder::Big, Version::Two),
+        _ => return None,
+    })
+}
+
+/// Whether a file begins as NIfTI-1 and NIfTI-2 files do that are not compressed; four bytes tell.
+#[must_use]
+pub fn is_nifti(file: &[u8]) -> bool {
+    layout(file).is_some()
+}
+
+/// Which of the two formats a header is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    One,
+    Two,
 }
 
 /// Reads a file and hands its voxels to `consume` as they are inflated: whole voxels in the file's datatype and byte

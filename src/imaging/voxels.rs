@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use flate2::bufread::GzDecoder;
 
-use super::nifti::{self, ByteOrder};
+use super::nifti::{self, Version};
 use super::{dicom, parts};
 
 /// How much of a body is looked at: 64 KiB. Headers of NIfTI need less than 1; those of DICOM files end well before that
@@ -32,26 +32,13 @@ pub enum NoCount {
     Unknown,
 }
 
-/// The voxels of a volume whose file begins with these bytes; all dimensions count, so a series of 100 volumes has 100
-/// times the voxels of one. Bytes after [`PREFIX_BYTES`] are not looked at.
-#[must_use]
-pub fn voxels_in(prefix: &[u8]) -> Option<u64> {
-    count(&prefix[..prefix.len().min(PREFIX_BYTES)]).ok()
-}
-
 /// The voxels of a body with this `Content-Type` that begins with these bytes: of the body itself, or of the first part of
-/// a multipart body (RFC 2046) that is a volume. Without a type, a body that begins with `--` is taken for multipart.
-///
-/// A body of several volumes counts as its first: the others lie beyond what is looked at.
-#[must_use]
-pub fn voxels_in_body(content_type: Option<&str>, prefix: &[u8]) -> Option<u64> {
-    count_in_body(content_type, prefix).ok()
-}
-
-/// As [`voxels_in_body`], for who reads a body piece by piece: also says whether it is worth reading on.
+/// a multipart body (RFC 2046) that is a volume. Without a type, a body that begins with `--` is taken for multipart. All
+/// dimensions count, so a series of 100 volumes has 100 times the voxels of one. Bytes after [`PREFIX_BYTES`] are not
+/// looked at: a body of several volumes counts as its first, since the others lie beyond.
 ///
 /// # Errors
-/// Where nothing was counted.
+/// Where nothing was counted: why, and so whether it is worth reading on.
 pub fn count_in_body(content_type: Option<&str>, prefix: &[u8]) -> Result<u64, NoCount> {
     let cut = prefix.len() >= PREFIX_BYTES;
     let prefix = &prefix[..prefix.len().min(PREFIX_BYTES)];
@@ -120,25 +107,22 @@ fn inflated(file: &[u8]) -> Result<u64, NoCount> {
 /// magic at 344) or a NIfTI-2 header (`nifti2.h`: magic at 4, `int64_t dim[8]` from byte 16 on). A `.hdr` file, whose
 /// voxels are elsewhere, has another magic.
 fn by_dimensions(header: &[u8]) -> Result<u64, NoCount> {
-    let Some(size) = header.get(..4) else {
+    if header.len() < 4 {
         return Err(NoCount::Cut);
-    };
-    let (order, second) = match size {
-        [0x5c, 1, 0, 0] => (ByteOrder::Little, false),
-        [0, 0, 1, 0x5c] => (ByteOrder::Big, false),
-        [0x1c, 2, 0, 0] => (ByteOrder::Little, true),
-        [0, 0, 2, 0x1c] => (ByteOrder::Big, true),
-        _ => return Err(NoCount::Unknown),
-    };
+    }
+    let (order, version) = nifti::layout(header).ok_or(NoCount::Unknown)?;
     let part = |range| header.get::<Range<usize>>(range).ok_or(NoCount::Cut);
-    let (dim, is_single_file): ([i64; 8], bool) = if second {
-        let dim = part(16..80)?;
-        let extent = |i| i64::from_le_bytes(order.take(dim, 8 * i));
-        (std::array::from_fn(extent), part(4..12)? == b"n+2\0\r\n\x1a\n")
-    } else {
-        let dim = part(40..56)?;
-        let extent = |i| i64::from(order.int16(dim, 2 * i));
-        (std::array::from_fn(extent), part(344..348)? == b"n+1\0")
+    let (dim, is_single_file): ([i64; 8], bool) = match version {
+        Version::One => {
+            let dim = part(40..56)?;
+            let extent = |i| i64::from(order.int16(dim, 2 * i));
+            (std::array::from_fn(extent), part(344..348)? == b"n+1\0")
+        }
+        Version::Two => {
+            let dim = part(16..80)?;
+            let extent = |i| i64::from_le_bytes(order.take(dim, 8 * i));
+            (std::array::from_fn(extent), part(4..12)? == b"n+2\0\r\n\x1a\n")
+        }
     };
     let dimensions = usize::try_from(dim[0]).ok().filter(|count| (1..=7).contains(count));
     dimensions

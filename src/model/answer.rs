@@ -14,11 +14,12 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::mask::MaskTap;
 use super::multipart::{PartHead, Parts, Scanner};
-use super::report::{Coding, Report, is_json};
+use super::report::{Report, is_json};
 use super::source::{Origin, Source};
 use super::{ModelPlan, number, server_timing};
 use crate::http::Response;
 use crate::http::body::{BodyError, ResponseBody};
+use crate::http::content_coding::Coding;
 use crate::observe::metrics::{AccuracySource, Rejection};
 
 impl ModelPlan {
@@ -80,10 +81,17 @@ impl ModelPlan {
         let is_trailer = |source: &Source| matches!(source.origin, Origin::Trailer(_));
         self.sources.iter().any(is_trailer)
     }
+
+    /// Feedback can be given for the answer to `id`: all of it is there.
+    fn register(&self, id: u128) {
+        if let Some(recorder) = &self.recorder {
+            recorder.register(id);
+        }
+    }
 }
 
-/// Puts an observer behind the body of a 2xx answer to `id`, where something in it is asked for. Answers without a body of
-/// their own (to HEAD, 204, 205), and pieces of one (206), have nothing to be found.
+/// Puts an observer behind the body of a 2xx answer to `id`, where something in it is asked for, or feedback is taken for it.
+/// Answers without a body of their own (to HEAD, 204, 205), and pieces of one (206), have nothing to be found.
 pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Response) {
     let bodiless = [
         StatusCode::NO_CONTENT,
@@ -91,7 +99,7 @@ pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Resp
         StatusCode::PARTIAL_CONTENT,
     ];
     if to_head || bodiless.contains(&response.status()) {
-        return;
+        return plan.register(id);
     }
     let length = response.body().size_hint().exact();
     let Some(mut watch) = Watch::new(plan, id, length, response.headers()) else {
@@ -111,6 +119,7 @@ pub fn watch(plan: &Arc<ModelPlan>, id: u128, to_head: bool, response: &mut Resp
 /// What is looked for in one answer.
 struct Watch {
     plan: Arc<ModelPlan>,
+    id: u128,
     scanner: Option<Scanner>,
     finds: Finds,
 }
@@ -153,9 +162,10 @@ impl Watch {
             _ => None,
         });
         let trailers = plan.reads_trailers() || plan.server_timing.is_some();
-        let anything = trailers || report.is_some() || mask.is_some();
+        let anything = trailers || plan.recorder.is_some() || report.is_some() || mask.is_some();
         anything.then(|| Self {
             plan: Arc::clone(plan),
+            id,
             scanner: scanner.filter(|_| report.is_some() || mask.is_some()),
             finds: Finds {
                 plan: Arc::clone(plan),
@@ -185,6 +195,7 @@ impl Watch {
         if let Some(report) = self.finds.report.take() {
             report.finish(&self.plan, understood);
         }
+        self.plan.register(self.id);
         if let Some(mask) = self.finds.mask.take().filter(|_| understood) {
             mask.keep();
         }

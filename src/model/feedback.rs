@@ -4,7 +4,7 @@
 //! that Gantry gave it. The index leads from the id to the version. It is shared by all workers and outlives reloads.
 //!
 //! Invariants: at most [`MAX_ENTRIES`] answers of the last [`KEEP`] are known, the oldest go first; only answers that
-//! succeeded are registered; a label counts once for an answer.
+//! succeeded are registered; a label counts once for an answer, also for one that is only known by its mask any more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,7 +34,7 @@ impl Recorder {
         Self { index, version, masks }
     }
 
-    /// The request `id` was answered by 2xx: feedback for it counts for this version.
+    /// The request `id` was answered by 2xx, and the answer is whole: feedback for it counts for this version.
     pub fn register(&self, id: u128) {
         self.index.register(id, &self.version);
     }
@@ -66,6 +66,11 @@ struct Answers {
     known: HashMap<u128, Answer, foldhash::fast::RandomState>,
     /// In the order that they came.
     order: VecDeque<u128>,
+    /// What was claimed for answers that went: the store of their masks may bring them back, and a label must not count
+    /// again then. A version lives as long as a mask of it is kept, so the bits still mean the same.
+    judged: HashMap<u128, u64, foldhash::fast::RandomState>,
+    /// The ids of `judged` in the order that they went; at most [`MAX_ENTRIES`].
+    judged_order: VecDeque<u128>,
 }
 
 #[derive(Debug)]
@@ -101,17 +106,17 @@ impl Index {
 
     fn register_up_to(&self, id: u128, version: &Arc<Version>, most: usize) {
         let mut answers = lock(&self.answers);
-        let answer = Answer {
-            version: Arc::clone(version),
-            claimed: 0,
-        };
         if answers.known.contains_key(&id) {
             return;
         }
+        let answer = Answer {
+            version: Arc::clone(version),
+            claimed: answers.judged.get(&id).copied().unwrap_or_default(),
+        };
         answers.known.insert(id, answer);
         answers.order.push_back(id);
         while answers.order.len() > most {
-            answers.drop_oldest();
+            answers.drop_oldest(most);
         }
     }
 
@@ -147,34 +152,39 @@ impl Index {
         Some(new)
     }
 
-    /// A new snapshot is served, with these versions and their series. A version that is not among them has none any more.
-    /// A store that is not among theirs removes what it keeps: whoever takes `keepMasks` out of the configuration wants no
-    /// mask to be kept.
-    pub fn install<'a>(self: &Arc<Self>, served: impl IntoIterator<Item = (&'a Recorder, &'a ModelSeries)>) {
-        let mut stores = Vec::new();
-        let mut versions: Vec<Arc<Version>> = Vec::new();
+    /// A new snapshot is about to be served, with these versions and their series: their answers can be judged, and their
+    /// masks kept, from its first request on.
+    pub fn announce<'a>(self: &Arc<Self>, served: impl IntoIterator<Item = (&'a Recorder, &'a ModelSeries)>) {
         for (recorder, series) in served {
             recorder.version.serve(series.clone());
-            versions.push(Arc::clone(&recorder.version));
             if let Some((store, limits)) = &recorder.masks {
                 store.set_limits(*limits);
-                stores.push(Arc::clone(store));
+                store.open(self);
+                let mut stores = lock(&self.stores);
+                if !stores.iter().any(|known| Arc::ptr_eq(known, store)) {
+                    stores.push(Arc::clone(store));
+                }
             }
         }
+    }
+
+    /// The snapshot that was announced is served. A version that is not in it has no series any more. A store that is not
+    /// in it removes what it keeps: whoever takes `keepMasks` out of the configuration wants no mask to be kept.
+    pub fn retire_all_but<'a>(&self, served: impl IntoIterator<Item = &'a Recorder>) {
+        let served: Vec<&Recorder> = served.into_iter().collect();
         let known: Vec<_> = lock(&self.versions).values().filter_map(Weak::upgrade).collect();
         for version in known {
-            if !versions.iter().any(|served| Arc::ptr_eq(served, &version)) {
+            if !served.iter().any(|recorder| Arc::ptr_eq(&recorder.version, &version)) {
                 version.retire();
             }
         }
-        for store in &stores {
-            store.open(self);
-        }
-        let before = std::mem::replace(&mut *lock(&self.stores), stores.clone());
-        for store in before {
-            if !stores.iter().any(|new| Arc::ptr_eq(new, &store)) {
-                store.close();
-            }
+        let is_served = |store: &Arc<Store>| {
+            let mut stores = served.iter().filter_map(|recorder| recorder.masks());
+            stores.any(|served| Arc::ptr_eq(served, store))
+        };
+        let gone: Vec<Arc<Store>> = lock(&self.stores).extract_if(.., |store| !is_served(store)).collect();
+        for store in gone {
+            store.close();
         }
     }
 
@@ -184,7 +194,7 @@ impl Index {
         let oldest = oldest.as_millis();
         let mut answers = lock(&self.answers);
         while answers.order.front().is_some_and(|id| milliseconds(*id) < oldest) {
-            answers.drop_oldest();
+            answers.drop_oldest(MAX_ENTRIES);
         }
         drop(answers);
         lock(&self.versions).retain(|_, version| version.strong_count() > 0);
@@ -207,9 +217,17 @@ impl Index {
 }
 
 impl Answers {
-    fn drop_oldest(&mut self) {
-        if let Some(id) = self.order.pop_front() {
-            self.known.remove(&id);
+    /// Forgets the oldest answer; what was claimed for it is remembered, of the `most` last ones.
+    fn drop_oldest(&mut self, most: usize) {
+        let Some(id) = self.order.pop_front() else { return };
+        let claimed = self.known.remove(&id).map_or(0, |answer| answer.claimed);
+        if claimed != 0 && self.judged.insert(id, claimed).is_none() {
+            self.judged_order.push_back(id);
+        }
+        while self.judged_order.len() > most {
+            if let Some(oldest) = self.judged_order.pop_front() {
+                self.judged.remove(&oldest);
+            }
         }
     }
 }
@@ -259,6 +277,33 @@ mod tests {
         assert_eq!(index.claim(id(1, 1), bits), Some(0b10));
         assert_eq!(index.claim(id(1, 1), bits), Some(0));
         assert_eq!(index.claim(id(1, 2), bits), Some(bits));
+    }
+
+    #[test]
+    fn a_label_does_not_count_again_when_a_kept_mask_brings_its_answer_back() {
+        let (index, version) = (Index::new(), fixture("1"));
+        let now = UNIX_EPOCH + Duration::from_secs(1) + KEEP + Duration::from_secs(1);
+        index.register(id(1, 1), &version);
+        index.register(id(1, 2), &version);
+        assert_eq!(index.claim(id(1, 1), 0b01), Some(0b01));
+        for bits in [0b10, 0b00] {
+            index.sweep(now);
+            assert_eq!(index.claim(id(1, 1), 0b01), None, "it is forgotten");
+            // As `find` does for an answer whose mask is kept.
+            index.register(id(1, 1), &version);
+            assert_eq!(index.claim(id(1, 1), 0b11), Some(bits));
+        }
+        assert_eq!(
+            lock(&index.answers).judged.len(),
+            1,
+            "what nobody judged is not remembered"
+        );
+        for number in 10..20 {
+            index.register_up_to(id(1, number), &version, 3);
+            assert_eq!(index.claim(id(1, number), 1), Some(1));
+        }
+        let answers = lock(&index.answers);
+        assert_eq!((answers.judged.len(), answers.judged_order.len()), (3, 3));
     }
 
     #[test]

@@ -56,9 +56,6 @@ impl ModelPlan {
             if let Some(voxels) = &inference.voxels {
                 voxels.answered();
             }
-            if let Some(recorder) = &self.recorder {
-                recorder.register(id);
-            }
             answer::watch(self, id, inference.to_head, response);
         }
         if self.server_timing.as_ref().is_some_and(|timing| timing.to_client)

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::feedback::Recorder;
 use super::masks::Capture;
 use super::parameters;
+use crate::imaging::nifti;
 
 /// How many bytes tell a NIfTI file or a gzip stream.
 const MAGIC_BYTES: usize = 4;
@@ -70,7 +71,7 @@ impl MaskTap {
                 if first.len() < MAGIC_BYTES {
                     return;
                 }
-                let is_mask = is_nifti(first) || (*gzip && first.starts_with(&[0x1f, 0x8b]));
+                let is_mask = nifti::is_nifti(first) || (*gzip && nifti::is_gzip(first));
                 let before = first.len() - data.len().min(MAGIC_BYTES);
                 let before = Bytes::copy_from_slice(&first[..before]);
                 if !is_mask {
@@ -107,13 +108,6 @@ impl MaskTap {
     }
 }
 
-/// The first field of a NIfTI-1 or NIfTI-2 header is its own size, in either byte order.
-fn is_nifti(first: &[u8]) -> bool {
-    [[0x5c, 1, 0, 0], [0, 0, 1, 0x5c], [0x1c, 2, 0, 0], [0, 0, 2, 0x1c]]
-        .iter()
-        .any(|magic| first.starts_with(magic))
-}
-
 /// Whether a gzip stream of this type may be a volume: many things are compressed, and most of them are texts.
 fn may_be_volume(content_type: Option<&str>) -> bool {
     let Some(kind) = content_type.map(|text| parameters::head(text).to_ascii_lowercase()) else {
@@ -147,7 +141,7 @@ mod tests {
         let masks = Some((Arc::clone(&store), limits));
         let recorder = Recorder::new(Arc::clone(&index), version::fixture("1"), masks);
         let series = Metrics::new(MetricsOptions::default()).model("seg", "1", "s@file");
-        index.install([(&recorder, &series)]);
+        index.announce([(&recorder, &series)]);
         (recorder, store)
     }
 

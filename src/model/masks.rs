@@ -5,34 +5,47 @@
 //! or what the disk is too slow for, is not kept; the answer itself goes its way.
 //!
 //! Invariants: all masks of a service together, those under way included, have at most `maxBytes` bytes, and the oldest
-//! make room for the newest; nothing is kept longer than `for`; a mask is kept whole or not at all.
+//! make room for the newest; nothing is kept longer than `for`; a mask is kept whole or not at all; no lock is held while
+//! something is read, written or freed.
 
+mod capture;
 mod disk;
+mod ledger;
+mod writer;
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-
-use self::disk::{Job, Writer};
+pub use self::capture::Capture;
+use self::capture::{Pieces, Segments};
+use self::ledger::{Ledger, expires};
+use self::writer::{Job, Writer};
 use super::feedback::Index;
 use super::version::Version;
 use crate::observe::metrics::Dropped;
 
 /// Bytes of the largest mask that is kept: a larger one could not be compared.
 pub const LARGEST: u64 = 512 << 20;
+/// Most masks that a service keeps, however small they are: each costs some 200 bytes of memory beside its own, and on disk
+/// a file.
+pub const MOST_KEPT: usize = 100_000;
 /// Most answers of a service that are captured at the same time.
 pub const UNDER_WAY: usize = 64;
 /// Bytes that wait for the disk at most; what would exceed it is not kept.
 const QUEUED_BYTES: u64 = 16 << 20;
 /// Pieces that wait for the disk at most.
 const QUEUED_PIECES: usize = 1024;
-/// A mask in memory lies in segments of at most as many bytes.
+/// A mask in memory lies in segments of at most as many bytes, and smaller pieces go to the disk together. While an answer
+/// is under way, it may hold half of that beside what is reserved for it.
 const SEGMENT: usize = 256 << 10;
+/// Masks that are removed before others get at the store.
+const BATCH: usize = 128;
+/// A trouble that comes and goes is told of once in this time.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// `maxBytes` and `for` of `keepMasks`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,41 +75,13 @@ struct Disk {
 #[derive(Debug)]
 struct Shared {
     service: String,
-    on_disk: bool,
-    inner: Mutex<Inner>,
+    ledger: Mutex<Ledger>,
     /// An answer is under way no more.
     landed: Condvar,
-}
-
-#[derive(Debug)]
-struct Inner {
-    limits: Limits,
-    /// Whether masks are taken at all: not before the snapshot is served, and not when it went.
-    open: bool,
-    kept: HashMap<u128, Kept>,
-    /// The ids of `kept` in the order that they came.
-    order: VecDeque<u128>,
-    under_way: HashMap<u128, UnderWay>,
-    /// Bytes of all of them.
-    bytes: u64,
     /// Bytes that wait for the disk.
-    queued: u64,
-    /// Whose files the thread removes.
-    doomed: Vec<u128>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    version: Arc<Version>,
-    bytes: u64,
-    /// `None`: it is on disk.
-    segments: Option<Arc<[Vec<u8>]>>,
-}
-
-#[derive(Debug)]
-struct UnderWay {
-    version: Arc<Version>,
-    reserved: u64,
+    queued: AtomicU64,
+    /// The disk does not keep up.
+    behind: Mutex<Trouble>,
 }
 
 impl Store {
@@ -104,22 +89,13 @@ impl Store {
     /// like the service.
     #[must_use]
     pub fn new(service: &str, dir: Option<PathBuf>, limits: Limits) -> Self {
-        let inner = Inner {
-            limits,
-            open: false,
-            kept: HashMap::new(),
-            order: VecDeque::new(),
-            under_way: HashMap::new(),
-            bytes: 0,
-            queued: 0,
-            doomed: Vec::new(),
-        };
         Self {
             shared: Arc::new(Shared {
                 service: service.to_owned(),
-                on_disk: dir.is_some(),
-                inner: Mutex::new(inner),
+                ledger: Mutex::new(Ledger::new(limits, dir.is_some())),
                 landed: Condvar::new(),
+                queued: AtomicU64::new(0),
+                behind: Mutex::default(),
             }),
             disk: dir.map(|dir| Disk {
                 folder: dir.join(disk::folder_name(service)),
@@ -134,83 +110,81 @@ impl Store {
         &self.shared.service
     }
 
-    /// Changed limits apply to the next mask, and with the next sweep to what is kept.
+    /// Changed limits apply at once, also to what is kept.
     pub fn set_limits(&self, limits: Limits) {
-        self.shared.lock().limits = limits;
+        let before = std::mem::replace(&mut self.shared.lock().limits, limits);
+        if before != limits {
+            self.sweep(SystemTime::now());
+        }
     }
 
     /// Takes masks from now on. On disk, the thread is started, and takes over what an earlier process kept.
     pub(super) fn open(&self, index: &Arc<Index>) {
+        // The thread removes what it finds for a store that is not open.
+        self.shared.lock().open = true;
         if let Some(disk) = &self.disk
             && disk.jobs.get().is_none()
         {
             let (sender, jobs) = sync_channel(QUEUED_PIECES);
             let writer = Writer::new(Arc::clone(&self.shared), disk.folder.clone());
-            if let Err(e) = writer.start(jobs, index) {
-                tracing::error!(service = self.service(), "cannot start a thread to keep masks: {e}");
-                return;
+            match writer.start(jobs, index) {
+                Ok(()) => _ = disk.jobs.set(sender),
+                Err(e) => tracing::error!(service = self.service(), "cannot start a thread to keep masks: {e}"),
             }
-            let _ = disk.jobs.set(sender);
         }
-        self.shared.lock().open = true;
     }
 
     /// Takes no more masks, and removes those that are kept.
     pub(super) fn close(&self) {
-        let mut inner = self.shared.lock();
-        inner.open = false;
-        let mut gone: Vec<Kept> = Vec::new();
-        while let Some(kept) = inner.evict() {
-            gone.push(kept);
-        }
-        let under_way: Vec<u128> = inner.under_way.keys().copied().collect();
+        let mut ledger = self.shared.lock();
+        ledger.open = false;
+        let under_way: Vec<u128> = ledger.under_way.keys().copied().collect();
         for id in under_way {
-            inner.take_under_way(id);
-            if self.shared.on_disk {
-                inner.doomed.push(id);
-            }
+            ledger.abandon(id);
         }
-        drop(inner);
+        drop(ledger);
         self.shared.landed.notify_all();
-        self.wake();
+        self.evict_while(|_, _| true);
     }
 
     /// Begins to keep the answer to `id`; `length` is its length, where that is known.
     #[must_use]
     pub fn begin(self: &Arc<Self>, id: u128, version: &Arc<Version>, length: Option<u64>) -> Option<Capture> {
-        let pieces = match &self.disk {
-            None => Pieces::Memory(Vec::new(), Vec::new()),
-            Some(disk) => Pieces::Disk(disk.jobs.get()?.clone()),
-        };
-        let mut inner = self.shared.lock();
-        if !inner.open || inner.under_way.contains_key(&id) || inner.kept.contains_key(&id) {
+        let jobs = self.disk.as_ref().map(|disk| disk.jobs.get().cloned());
+        let mut ledger = self.shared.lock();
+        if !ledger.open || ledger.knows(id) {
             return None;
         }
-        if inner.under_way.len() >= UNDER_WAY {
+        let pieces = match jobs {
+            None => Pieces::Memory(Segments::default()),
+            Some(Some(jobs)) => Pieces::Disk(jobs, Vec::new()),
+            Some(None) => {
+                drop(ledger);
+                version.dropped(Dropped::Io);
+                return None;
+            }
+        };
+        if ledger.under_way.len() >= UNDER_WAY {
+            drop(ledger);
             version.dropped(Dropped::Full);
             return None;
         }
-        let new = UnderWay {
-            version: Arc::clone(version),
-            reserved: 0,
-        };
-        inner.under_way.insert(id, new);
-        let (gone, reserved) = inner.reserve(id, length.unwrap_or(0));
-        let begun = match (&pieces, reserved) {
-            (_, Err(why)) => Err(why),
-            (Pieces::Disk(jobs), Ok(())) => {
-                let header = disk::header(id, &version.names);
-                jobs.try_send(Job::Begin { id, header }).map_err(|_| Dropped::Io)
-            }
-            (Pieces::Memory(..), Ok(())) => Ok(()),
-        };
-        if let Err(why) = begun {
-            inner.take_under_way(id);
-            version.dropped(why);
-        }
-        drop(inner);
+        ledger.begin(id, version);
+        let (gone, reserved) = ledger.reserve(id, length.unwrap_or(0));
+        drop(ledger);
         drop(gone);
-        begun.ok()?;
+        let begun = reserved.and_then(|()| match &pieces {
+            Pieces::Memory(_) => Ok(()),
+            Pieces::Disk(jobs, _) => {
+                let header = disk::header(id, &version.names);
+                let begin = Job::Begin { id, header };
+                jobs.try_send(begin).map_err(|_| self.shared.falls_behind())
+            }
+        });
+        if let Err(why) = begun {
+            self.shared.abandon(id, Some(why));
+            return None;
+        }
         Some(Capture {
             store: Arc::clone(self),
             id,
@@ -223,8 +197,8 @@ impl Store {
     /// Whose mask is kept under `id`.
     #[must_use]
     pub fn version_of(&self, id: u128) -> Option<Arc<Version>> {
-        let inner = self.shared.lock();
-        inner.kept.get(&id).map(|kept| Arc::clone(&kept.version))
+        let ledger = self.shared.lock();
+        ledger.kept.get(&id).map(|kept| Arc::clone(&kept.version))
     }
 
     /// The mask that is kept under `id`. Blocks: it waits up to `wait` for an answer that is under way, and reads the
@@ -233,20 +207,20 @@ impl Store {
     /// # Errors
     /// The disk cannot be read.
     pub fn read(&self, id: u128, wait: Duration) -> io::Result<Option<Vec<u8>>> {
-        let inner = self.shared.lock();
-        let inner = self
+        let ledger = self.shared.lock();
+        let ledger = self
             .shared
             .landed
-            .wait_timeout_while(inner, wait, |inner| inner.under_way.contains_key(&id));
-        let (inner, _) = inner.unwrap_or_else(PoisonError::into_inner);
-        let Some(kept) = inner.kept.get(&id) else {
+            .wait_timeout_while(ledger, wait, |ledger| ledger.under_way.contains_key(&id));
+        let (ledger, _) = ledger.unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = ledger.kept.get(&id) else {
             return Ok(None);
         };
-        if expires(id, inner.limits.keep_for) <= SystemTime::now() {
+        if expires(id, ledger.limits.keep_for) <= SystemTime::now() {
             return Ok(None);
         }
         let (segments, bytes) = (kept.segments.clone(), kept.bytes);
-        drop(inner);
+        drop(ledger);
         match (segments, &self.disk) {
             (Some(segments), _) => Ok(Some(segments.concat())),
             (None, Some(disk)) => disk::read(&disk.folder, id, bytes),
@@ -254,24 +228,29 @@ impl Store {
         }
     }
 
-    /// Removes what has expired, or is beyond a bound that was lowered.
+    /// Removes what has expired.
     pub(super) fn sweep(&self, now: SystemTime) {
-        let mut inner = self.shared.lock();
-        let mut gone = Vec::new();
-        while let Some(oldest) = inner.order.front().copied() {
-            if inner.bytes <= inner.limits.max_bytes && expires(oldest, inner.limits.keep_for) > now {
-                break;
-            }
-            gone.extend(inner.evict());
-        }
-        let any = !inner.doomed.is_empty();
-        drop(inner);
-        if any {
-            self.wake();
-        }
+        self.evict_while(|ledger, oldest| {
+            ledger.bytes > ledger.limits.max_bytes || expires(oldest, ledger.limits.keep_for) <= now
+        });
     }
 
-    /// Waits until what was given to the disk is there, or `limit` is over.
+    /// Removes the oldest masks while they shall go. Workers get the lock in between.
+    fn evict_while(&self, goes: impl Fn(&Ledger, u128) -> bool) {
+        let mut more = true;
+        while more {
+            let mut ledger = self.shared.lock();
+            let mut gone = Vec::new();
+            while gone.len() < BATCH && ledger.oldest().is_some_and(|oldest| goes(&ledger, oldest)) {
+                gone.extend(ledger.evict());
+            }
+            drop(ledger);
+            more = gone.len() == BATCH;
+        }
+        self.wake();
+    }
+
+    /// Waits until what was given to the disk is there, or `limit` is over. Blocks.
     pub(super) fn flush(&self, limit: Duration) {
         let Some(jobs) = self.disk.as_ref().and_then(|disk| disk.jobs.get()) else {
             return;
@@ -295,224 +274,69 @@ impl Store {
     }
 }
 
-/// An answer that is being kept. Dropped before [`Capture::finish`], nothing of it stays.
-#[derive(Debug)]
-pub struct Capture {
-    store: Arc<Store>,
-    id: u128,
-    bytes: u64,
-    /// Finished, or given up.
-    over: bool,
-    pieces: Pieces,
-}
-
-#[derive(Debug)]
-enum Pieces {
-    /// Full segments, and the one that is being filled.
-    Memory(Vec<Vec<u8>>, Vec<u8>),
-    Disk(SyncSender<Job>),
-}
-
-impl Capture {
-    /// Keeps the next piece, or gives up.
-    pub fn push(&mut self, piece: &Bytes) {
-        if self.over || piece.is_empty() {
-            return;
-        }
-        let length = piece.len() as u64;
-        let mut inner = self.store.shared.lock();
-        let (gone, reserved) = inner.reserve(self.id, self.bytes + length);
-        let taken = reserved.and_then(|()| match &self.pieces {
-            Pieces::Memory(..) => Ok(()),
-            Pieces::Disk(_) if inner.queued + length > QUEUED_BYTES => Err(Dropped::Io),
-            Pieces::Disk(jobs) => {
-                let (id, bytes) = (self.id, piece.clone());
-                jobs.try_send(Job::Piece { id, bytes }).map_err(|_| Dropped::Io)?;
-                inner.queued += length;
-                Ok(())
-            }
-        });
-        drop(inner);
-        drop(gone);
-        match (taken, &mut self.pieces) {
-            (Err(why), _) => self.give_up(Some(why)),
-            (Ok(()), Pieces::Memory(full, last)) => copy(piece, full, last),
-            (Ok(()), Pieces::Disk(_)) => {}
-        }
-        self.bytes += length;
-    }
-
-    /// The answer is whole.
-    pub fn finish(mut self) {
-        if self.over {
-            return;
-        }
-        if self.bytes == 0 {
-            return self.give_up(None);
-        }
-        self.over = true;
-        match &mut self.pieces {
-            Pieces::Memory(full, last) => {
-                last.shrink_to_fit();
-                full.push(std::mem::take(last));
-                let segments = std::mem::take(full).into();
-                self.store.shared.land(self.id, self.bytes, Some(segments));
-            }
-            Pieces::Disk(jobs) => {
-                let (id, bytes) = (self.id, self.bytes);
-                if jobs.try_send(Job::Finish { id, bytes }).is_err() {
-                    self.give_up(Some(Dropped::Io));
-                }
-            }
-        }
-    }
-
-    /// Whether it was given up: nothing more needs to be pushed.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Keeps nothing of the answer; `why` is counted.
-    fn give_up(&mut self, why: Option<Dropped>) {
-        self.over = true;
-        self.store.shared.abandon(self.id, why);
-        if let Pieces::Memory(full, last) = &mut self.pieces {
-            (*full, *last) = (Vec::new(), Vec::new());
-        }
-        self.store.wake();
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        if !self.over {
-            self.give_up(None);
-        }
-    }
-}
-
-fn copy(mut piece: &[u8], full: &mut Vec<Vec<u8>>, last: &mut Vec<u8>) {
-    while !piece.is_empty() {
-        if last.len() == SEGMENT {
-            full.push(std::mem::take(last));
-        }
-        let (now, later) = piece.split_at(piece.len().min(SEGMENT - last.len()));
-        last.extend_from_slice(now);
-        piece = later;
-    }
-}
-
 impl Shared {
     /// What is guarded is valid between two statements, also after a panic elsewhere.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The answer to `id` is whole, and kept. Whether anybody still wants it.
     fn land(&self, id: u128, bytes: u64, segments: Option<Arc<[Vec<u8>]>>) -> bool {
-        let mut inner = self.lock();
-        let wanted = inner.take_under_way(id);
-        if let Some(version) = &wanted {
-            let version = Arc::clone(version);
-            inner.keep(
-                id,
-                Kept {
-                    version,
-                    bytes,
-                    segments,
-                },
-            );
-        }
-        drop(inner);
+        let mut ledger = self.lock();
+        let gone = ledger.land(id, bytes, segments);
+        drop(ledger);
         self.landed.notify_all();
-        wanted.is_some()
+        gone.is_some()
     }
 
     /// The answer to `id` is not kept.
     fn abandon(&self, id: u128, why: Option<Dropped>) {
-        let mut inner = self.lock();
-        if let Some(version) = inner.take_under_way(id) {
-            if self.on_disk {
-                inner.doomed.push(id);
-            }
-            if let Some(why) = why {
-                version.dropped(why);
-            }
+        let version = self.lock().abandon(id);
+        if let (Some(version), Some(why)) = (version, why) {
+            version.dropped(why);
         }
-        drop(inner);
         self.landed.notify_all();
     }
-}
 
-impl Inner {
-    fn keep(&mut self, id: u128, kept: Kept) {
-        self.bytes += kept.bytes;
-        kept.version.keep(kept.bytes);
-        self.order.push_back(id);
-        self.kept.insert(id, kept);
+    /// The disk's queue is full: tells when that begins.
+    fn falls_behind(&self) -> Dropped {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = behind.begins();
+        drop(behind);
+        if begins {
+            let service = &self.service;
+            tracing::warn!(%service, "the disk is too slow: masks are not kept (answers are not affected)");
+        }
+        Dropped::Io
     }
 
-    /// Takes over a mask that is older than all others.
-    fn keep_oldest(&mut self, id: u128, kept: Kept) {
-        self.keep(id, kept);
-        self.order.rotate_right(1);
-    }
-
-    /// Sees to it that the answer to `id` has room for `bytes` bytes. What had to go is dropped by the caller, without the
-    /// lock.
-    fn reserve(&mut self, id: u128, bytes: u64) -> (Vec<Kept>, Result<(), Dropped>) {
-        let mut gone = Vec::new();
-        let limits = self.limits;
-        let Some(under_way) = self.under_way.get(&id) else {
-            // Given up from the other side: the disk failed, or the store was closed.
-            return (gone, Err(Dropped::Io));
-        };
-        let more = bytes.saturating_sub(under_way.reserved);
-        if bytes > limits.max_bytes.min(LARGEST) {
-            return (gone, Err(Dropped::TooLarge));
-        }
-        let others: u64 = self.under_way.values().map(|other| other.reserved).sum();
-        if others + more > limits.max_bytes {
-            return (gone, Err(Dropped::Full));
-        }
-        while self.bytes + more > limits.max_bytes {
-            match self.evict() {
-                Some(kept) => gone.push(kept),
-                None => break,
-            }
-        }
-        self.bytes += more;
-        if let Some(under_way) = self.under_way.get_mut(&id) {
-            under_way.reserved += more;
-        }
-        (gone, Ok(()))
-    }
-
-    /// Removes the oldest mask.
-    fn evict(&mut self) -> Option<Kept> {
-        let id = self.order.pop_front()?;
-        let kept = self.kept.remove(&id)?;
-        self.bytes -= kept.bytes;
-        kept.version.drop_kept(kept.bytes);
-        if kept.segments.is_none() {
-            self.doomed.push(id);
-        }
-        Some(kept)
-    }
-
-    /// The answer to `id` is under way no more.
-    fn take_under_way(&mut self, id: u128) -> Option<Arc<Version>> {
-        let under_way = self.under_way.remove(&id)?;
-        self.bytes -= under_way.reserved;
-        Some(under_way.version)
+    /// The disk has nothing more to do.
+    fn keeps_up(&self) {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).ends();
     }
 }
 
-/// When the mask of `id` expires: an id begins with the milliseconds since 1970 at which it was made.
-fn expires(id: u128, keep_for: Duration) -> SystemTime {
-    let made = UNIX_EPOCH.checked_add(Duration::from_millis((id >> 80) as u64));
-    made.and_then(|made| made.checked_add(keep_for)).unwrap_or(UNIX_EPOCH)
+/// A trouble that is told of when it begins.
+#[derive(Debug, Default)]
+struct Trouble {
+    lasts: bool,
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    /// It is there: whether to tell of it.
+    fn begins(&mut self) -> bool {
+        let quiet = self.lasts || self.told.is_some_and(|told| told.elapsed() < QUIET);
+        self.lasts = true;
+        if !quiet {
+            self.told = Some(Instant::now());
+        }
+        !quiet
+    }
+
+    fn ends(&mut self) {
+        self.lasts = false;
+    }
 }
 
 #[cfg(test)]

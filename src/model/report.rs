@@ -3,16 +3,16 @@
 //! Invariants: a text grows to the largest `maxBytes` that asks for it, compressed and inflated each; all texts of the
 //! process together to [`MOST_HELD`]; what takes longer than a worker may stand still is read on another thread.
 
-use std::io::Read;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 use super::multipart::{PartHead, Parts, Scanner};
 use super::source::Origin;
 use super::{ModelPlan, json, parameters};
+use crate::http::content_coding::{Coding, InflateError};
 use crate::observe::metrics::Rejection;
 
 /// Most bytes of texts that wait to be whole or to be read, in the process: 256 MiB.
@@ -21,35 +21,6 @@ pub const MOST_HELD: usize = 256 << 20;
 const READ_AT_ONCE: usize = 64 * 1024;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
-
-/// How a text is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coding {
-    /// It is not.
-    Plain,
-    /// `gzip` (RFC 1952).
-    Gzip,
-    /// `deflate`: zlib (RFC 1950), or, as some servers send it, without its frame.
-    Deflate,
-    /// One that Gantry does not read, or several.
-    Other,
-}
-
-impl Coding {
-    /// What a Content-Encoding says.
-    #[must_use]
-    pub fn of(field: Option<&str>) -> Self {
-        match field
-            .map_or_else(String::new, |text| text.trim().to_ascii_lowercase())
-            .as_str()
-        {
-            "" | "identity" => Self::Plain,
-            "gzip" | "x-gzip" => Self::Gzip,
-            "deflate" => Self::Deflate,
-            _ => Self::Other,
-        }
-    }
-}
 
 /// Whether a Content-Type is JSON: `application/json`, or `+json` (RFC 6839).
 #[must_use]
@@ -129,21 +100,19 @@ impl Text {
         }
     }
 
-    fn inflated(&self) -> Result<std::borrow::Cow<'_, [u8]>, Rejection> {
-        if self.coding == Coding::Other {
-            return Err(Rejection::Encoding);
-        }
-        if self.too_large {
+    fn inflated(&self) -> Result<Cow<'_, [u8]>, Rejection> {
+        if self.coding != Coding::Other && self.too_large {
             return Err(Rejection::TooLarge);
         }
-        let bytes = self.bytes.as_slice();
-        match self.coding {
-            Coding::Gzip => inflate(MultiGzDecoder::new(bytes), self.most),
-            Coding::Deflate if is_zlib(bytes) => inflate(ZlibDecoder::new(bytes), self.most),
-            Coding::Deflate => inflate(DeflateDecoder::new(bytes), self.most),
-            Coding::Plain | Coding::Other => return Ok(bytes.into()),
+        if self.coding == Coding::Plain {
+            return Ok(Cow::Borrowed(&self.bytes));
         }
-        .map(Into::into)
+        let inflated = self.coding.inflate(&self.bytes, self.most);
+        inflated.map(Cow::Owned).map_err(|error| match error {
+            InflateError::Unknown => Rejection::Encoding,
+            InflateError::TooLarge => Rejection::TooLarge,
+            InflateError::Broken(_) => Rejection::Malformed,
+        })
     }
 }
 
@@ -151,20 +120,6 @@ impl Drop for Text {
     fn drop(&mut self) {
         HELD.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
-}
-
-fn inflate(reader: impl Read, most: usize) -> Result<Vec<u8>, Rejection> {
-    let mut text = Vec::new();
-    let read = reader.take(most as u64 + 1).read_to_end(&mut text);
-    if text.len() > most {
-        return Err(Rejection::TooLarge);
-    }
-    read.map(|_| text).map_err(|_| Rejection::Malformed)
-}
-
-/// RFC 1950, 2.2: method 8, and a check of the first two bytes.
-fn is_zlib(bytes: &[u8]) -> bool {
-    matches!(bytes, [first, second, ..] if first & 15 == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
 }
 
 /// The sample of one source.
@@ -340,27 +295,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
-    use flate2::Compression;
-    use flate2::write::{DeflateEncoder, ZlibEncoder};
-
     use super::*;
-
-    #[test]
-    fn codings() {
-        for (field, coding) in [
-            (None, Coding::Plain),
-            (Some(" Identity"), Coding::Plain),
-            (Some("GZIP"), Coding::Gzip),
-            (Some("x-gzip"), Coding::Gzip),
-            (Some("deflate"), Coding::Deflate),
-            (Some("br"), Coding::Other),
-            (Some("gzip, gzip"), Coding::Other),
-        ] {
-            assert_eq!(Coding::of(field), coding, "{field:?}");
-        }
-    }
 
     #[test]
     fn json_by_its_type() {
@@ -379,23 +314,5 @@ mod tests {
         ] {
             assert!(!is_json(kind), "{kind}");
         }
-    }
-
-    #[test]
-    fn deflate_with_and_without_its_frame() {
-        let text = vec![b'x'; 1000];
-        let mut framed = ZlibEncoder::new(Vec::new(), Compression::default());
-        framed.write_all(&text).expect("memory");
-        let framed = framed.finish().expect("memory");
-        let mut bare = DeflateEncoder::new(Vec::new(), Compression::default());
-        bare.write_all(&text).expect("memory");
-        let bare = bare.finish().expect("memory");
-        assert!(is_zlib(&framed) && !is_zlib(&bare) && !is_zlib(&[0x78]));
-        assert_eq!(inflate(ZlibDecoder::new(framed.as_slice()), 1000).as_ref(), Ok(&text));
-        assert_eq!(inflate(DeflateDecoder::new(bare.as_slice()), 1000).as_ref(), Ok(&text));
-        let reader = || ZlibDecoder::new(framed.as_slice());
-        assert_eq!(inflate(reader(), 999), Err(Rejection::TooLarge));
-        let cut = ZlibDecoder::new(&framed[..framed.len() - 5]);
-        assert_eq!(inflate(cut, 1000), Err(Rejection::Malformed));
     }
 }

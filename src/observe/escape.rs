@@ -1,4 +1,5 @@
-//! Escaping of bytes that a peer chose, so that a log line stays one line and says what it seems to say.
+//! Escaping of bytes that a peer chose, so that a line of a log or of metrics stays one line and says what it seems to
+//! say.
 //!
 //! Whatever the bytes: a JSON string comes out valid, and plain text comes out as printable characters without line
 //! ends. Terminal control sequences do not survive either of them.
@@ -44,6 +45,27 @@ pub fn word(out: &mut Vec<u8>, bytes: &[u8]) {
         out.extend_from_slice(b"\\x");
         hex(out, byte);
     });
+}
+
+/// Appends the value of a label as Prometheus' text formats have it between quotes.
+pub fn label_value(out: &mut String, text: &str) {
+    exposition(out, text, true);
+}
+
+/// Appends the text of a `# HELP` line as Prometheus' text format 0.0.4 has it, where quotes stay as they are.
+pub fn help(out: &mut String, text: &str) {
+    exposition(out, text, false);
+}
+
+fn exposition(out: &mut String, text: &str, quotes: bool) {
+    for character in text.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '"' if quotes => out.push_str("\\\""),
+            other => out.push(other),
+        }
+    }
 }
 
 /// Which ASCII bytes must be escaped.

@@ -9,9 +9,11 @@
 //!
 //! Invariants: a series never goes backwards while it exists. A series whose router, service or model no generation
 //! asks for vanishes [`LINGER`] after it was last asked for; when it comes back later, it starts at zero. Label values
-//! come from the configuration and from fixed sets. The one exception are header labels, which the operator asks for.
-//! Whatever a peer chooses of a label (code, method, protocol, a header) has a cap, with `other` for the rest.
+//! come from the configuration and from fixed sets. The two exceptions are header labels, which the operator asks for, and
+//! the labels of feedback, which come from who has its token. Whatever a peer chooses of a label (code, method, protocol, a
+//! header) has a cap, with `other` for the rest; of feedback, the labels beyond its cap are not taken.
 
+mod block_map;
 mod cap;
 pub mod cells;
 pub mod encode;
@@ -112,17 +114,11 @@ mod scoped {
 mod single {
     use super::{Family, Kind};
 
-    pub(super) const BUILD: Family = Family::new("build_info", Kind::Gauge, "1, with the version as a label.");
     pub(super) const RELOADS: Family = Family::new("config_reloads", Kind::Counter, "Configurations applied.");
     pub(super) const LAST_RELOAD: Family = Family::new(
         "config_last_reload_success",
         Kind::Gauge,
         "Unix time of the last configuration applied.",
-    );
-    pub(super) const LAST_RELOAD_OK: Family = Family::new(
-        "config_last_reload_successful",
-        Kind::Gauge,
-        "Whether the last change of the configuration was applied: 1 or 0.",
     );
     pub(super) const CONNECTIONS: Family = Family::new(
         "open_connections",
@@ -144,17 +140,23 @@ mod single {
         Kind::Gauge,
         "Whether a server with a health check is up: 1 or 0.",
     );
-    pub(super) const LOG_DROPPED: Family = Family::new(
-        "access_log_dropped_lines",
-        Kind::Counter,
-        "Access log lines that were dropped because the disk or the reader could not keep up.",
-    );
 }
 
 /// The families that Traefik has none of: `gantry_{name}`, whatever the prefix.
 mod own {
     use super::{Family, Kind};
 
+    pub(super) const BUILD: Family = Family::new("build_info", Kind::Gauge, "1, with the version as a label.");
+    pub(super) const LAST_RELOAD_OK: Family = Family::new(
+        "config_last_reload_successful",
+        Kind::Gauge,
+        "Whether the last change of the configuration was applied: 1 or 0.",
+    );
+    pub(super) const LOG_DROPPED: Family = Family::new(
+        "access_log_dropped_lines",
+        Kind::Counter,
+        "Access log lines that were dropped because the disk or the reader could not keep up.",
+    );
     pub(super) const RELOAD_FAILURES: Family = Family::new(
         "config_reload_failures",
         Kind::Counter,

@@ -56,16 +56,11 @@ pub struct MetricsPlan {
 impl LoadBalancer {
     /// Chooses a server and brings the request there.
     pub async fn handle(self: &Arc<Self>, mut request: Request, exchange: &mut Exchange) -> Response {
-        let Some(model) = &self.model else {
-            return self.serve(request, exchange).await;
-        };
-        let inference = model.begin(&mut request, exchange);
-        let mut response = self.serve(request, exchange).await;
-        model.finish(inference, &mut response);
-        response
-    }
-
-    async fn serve(self: &Arc<Self>, request: Request, exchange: &mut Exchange) -> Response {
+        // Boxed: services without a model must not pay for it with a larger future.
+        let inference = self
+            .model
+            .as_ref()
+            .map(|model| Box::new(model.begin(&mut request, exchange)));
         let wish = self.wish(&request);
         let chosen = wish.map(Wish::member).or_else(|| self.pick());
         let server = chosen.map(|i| Arc::clone(&self.servers[i]));
@@ -73,21 +68,23 @@ impl LoadBalancer {
             balancer: Arc::clone(self),
             server: server.clone(),
         });
-        let Some(server) = server else {
-            return error::no_available_server();
+        let mut response = match &server {
+            None => error::no_available_server(),
+            Some(server) => {
+                if let Some(model) = &self.model {
+                    exchange.model_run = Some(model.start());
+                }
+                let sticky = self.sticky.as_ref().filter(|_| !matches!(wish, Some(Wish::Member(_))));
+                let cookie = sticky.and_then(|sticky| sticky.set(&server.sticky));
+                let mut response = forward(self, server, request, exchange).await;
+                if let Some(cookie) = cookie {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                response
+            }
         };
-        if let Some(model) = &self.model {
-            exchange.model_run = Some(model.start());
-        }
-        let value = self
-            .sticky
-            .as_ref()
-            .filter(|_| !matches!(wish, Some(Wish::Member(_))))
-            .map(|s| (s, &server));
-        let cookie = value.and_then(|(sticky, server)| sticky.set(&server.sticky));
-        let mut response = forward(self, &server, request, exchange).await;
-        if let Some(cookie) = cookie {
-            response.headers_mut().append(header::SET_COOKIE, cookie);
+        if let (Some(model), Some(inference)) = (&self.model, inference) {
+            model.finish(*inference, &mut response);
         }
         response
     }

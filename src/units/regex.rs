@@ -15,6 +15,8 @@ pub mod translate;
 pub const MAX_PATTERN: usize = 16 * 1024;
 /// The compiled size of one expression at most, in bytes.
 const SIZE_LIMIT: usize = 10 << 20;
+/// What matching remembers at most, in bytes: the default of the `regex` crate.
+const DFA_LIMIT: usize = 2 << 20;
 
 /// Why a pattern was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -51,6 +53,15 @@ impl GoRegex {
     /// When Go's `regexp.Compile` refuses the pattern, when it is longer than [`MAX_PATTERN`], or when its compiled
     /// form is too large.
     pub fn new(pattern: &str) -> Result<Self, RegexError> {
+        Self::within(pattern, SIZE_LIMIT)
+    }
+
+    /// Compiles a pattern of a stranger: its compiled form takes at most `size` bytes, and so does what is remembered
+    /// while it matches.
+    ///
+    /// # Errors
+    /// As [`GoRegex::new`].
+    pub fn within(pattern: &str, size: usize) -> Result<Self, RegexError> {
         if pattern.len() > MAX_PATTERN {
             return Err(RegexError::new(
                 format!("the expression is longer than {MAX_PATTERN} bytes"),
@@ -59,7 +70,8 @@ impl GoRegex {
         }
         let translated = translate::translate(pattern)?;
         let compiled = regex::RegexBuilder::new(&translated.pattern)
-            .size_limit(SIZE_LIMIT)
+            .size_limit(size)
+            .dfa_size_limit(size.min(DFA_LIMIT))
             .build()
             .map_err(|error| RegexError::new(describe(&error), 0))?;
         Ok(Self {

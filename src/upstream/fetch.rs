@@ -4,13 +4,11 @@
 //! Runs on the control thread as well as on workers, so nothing here belongs to either. Dropping the future ends the
 //! connection.
 
-use std::io::Read;
 use std::time::Duration;
 
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -19,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::dns::Dns;
+use crate::http::content_coding::{Coding, InflateError};
 use crate::service::server::{Scheme, Server};
 use crate::tls::client::ClientTls;
 use crate::tls::server::Alpn;
@@ -29,7 +28,7 @@ const MAX_REDIRECTS: usize = 3;
 const ACCEPT: &str = "text/plain;version=0.0.4, application/openmetrics-text;version=1.0.0;q=0.5, */*;q=0.1";
 const USER_AGENT: &str = concat!("gantry/", env!("CARGO_PKG_VERSION"));
 /// How long a server may take, as Prometheus tells it too.
-const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
+pub const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 
 /// Why there is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -140,7 +139,7 @@ pub struct Answer {
 pub struct Fetched {
     /// The `Content-Type`, empty where there is none.
     pub content_type: String,
-    gzip: bool,
+    coding: Coding,
     body: Bytes,
 }
 
@@ -215,15 +214,12 @@ async fn body(response: Response<Incoming>, max: usize) -> Result<Fetched, Fetch
         value.unwrap_or_default().trim().to_owned()
     };
     let content_type = text(header::CONTENT_TYPE);
-    let gzip = match &*text(header::CONTENT_ENCODING).to_ascii_lowercase() {
-        "gzip" | "x-gzip" => true,
-        "" | "identity" => false,
-        other => {
-            return Err(FetchError::Encoding(format!(
-                "the encoding {other:?} was not asked for"
-            )));
-        }
-    };
+    let encoding = text(header::CONTENT_ENCODING);
+    let coding = Coding::of(Some(&encoding));
+    if !matches!(coding, Coding::Plain | Coding::Gzip) {
+        let message = format!("the encoding {encoding:?} was not asked for");
+        return Err(FetchError::Encoding(message));
+    }
     let mut incoming = response.into_body();
     let mut body = BytesMut::new();
     while let Some(frame) = incoming.frame().await {
@@ -238,7 +234,7 @@ async fn body(response: Response<Incoming>, max: usize) -> Result<Fetched, Fetch
     let body = body.freeze();
     Ok(Fetched {
         content_type,
-        gzip,
+        coding,
         body,
     })
 }
@@ -249,16 +245,14 @@ impl Fetched {
     /// # Errors
     /// See [`FetchError`].
     pub fn inflate(self, max: usize) -> Result<Bytes, FetchError> {
-        if !self.gzip {
+        if self.coding == Coding::Plain {
             return Ok(self.body);
         }
-        let mut out = Vec::new();
-        let mut inflated = MultiGzDecoder::new(&*self.body).take(max as u64 + 1);
-        match inflated.read_to_end(&mut out) {
-            Err(e) => Err(FetchError::Encoding(format!("broken gzip: {e}"))),
-            Ok(_) if out.len() > max => Err(FetchError::TooLarge(max)),
-            Ok(_) => Ok(out.into()),
-        }
+        let inflated = self.coding.inflate(&self.body, max);
+        inflated.map(Bytes::from).map_err(|error| match error {
+            InflateError::TooLarge => FetchError::TooLarge(max),
+            error => FetchError::Encoding(format!("broken gzip: {error}")),
+        })
     }
 }
 

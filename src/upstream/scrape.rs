@@ -52,19 +52,21 @@ pub async fn ask(dns: &Dns, server: &Server, path: &str, limit: Duration) -> Res
 }
 
 /// Reads the answer's body and hands its families to `take`, on a thread that may take its time. `before_parsing`
-/// resolves when that thread may be asked for; what it gives is held until then.
+/// resolves when that thread may be asked for; what it gives is held until the thread is done, also where nobody waits for it
+/// any more.
 ///
 /// # Errors
 /// See [`ScrapeFailure`].
-pub async fn read<T: Send + 'static, P>(
+pub async fn read<T: Send + 'static, P: Send + 'static>(
     answer: Answer,
     before_parsing: impl Future<Output = P>,
     take: impl FnOnce(&[Family<'_>]) -> T + Send + 'static,
 ) -> Result<T, ScrapeFailure> {
     let fetched = answer.read(MAX_BODY).await?;
     let dialect = Dialect::of(&fetched.content_type);
-    let _until_parsed = before_parsing.await;
+    let turn = before_parsing.await;
     let parsing = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let text = fetched.inflate(MAX_BODY)?;
         let families = parse(&text, dialect)?;
         Ok(take(&families))

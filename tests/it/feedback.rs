@@ -101,6 +101,24 @@ fn scores_count_once_for_an_answer() {
 }
 
 #[test]
+fn an_answer_that_is_not_whole_cannot_be_judged() {
+    only_gantry!();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf ";
+    let backend = Scripted::answering_once(head);
+    let gateway = setup(&backend.url(), "").run();
+    let mut client = gateway.client();
+    client.send("GET /segment HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut begun = String::new();
+    while !begun.ends_with("\r\n\r\n") {
+        begun += &client.read(1);
+    }
+    let id = begun.lines().find_map(|line| line.strip_prefix("x-request-id: "));
+    let id = id.unwrap_or_else(|| panic!("no id: {begun}"));
+    tell(&gateway, id).body("{\"score\": 0.1}").send().assert_status(404);
+    assert_eq!(accuracy(&gateway, "dice"), None);
+}
+
+#[test]
 fn who_has_no_token_learns_nothing() {
     only_gantry!();
     let backend = Backend::start();
@@ -136,7 +154,11 @@ fn who_has_no_token_learns_nothing() {
     assert_eventually!(send(Some(&format!("Bearer {later}"))).status == 200);
     send(Some(&format!("Bearer {TOKEN}"))).assert_status(401);
     gateway.write("token", "short");
-    assert_eventually!(gateway.log().contains("no token of at least 16 characters"));
+    assert_eventually!(
+        gateway
+            .log()
+            .contains("16 characters; the last good token stays in force")
+    );
     send(Some(&format!("Bearer {later}"))).assert_status(200);
 }
 
@@ -170,7 +192,7 @@ fn a_true_mask_is_compared_with_the_kept_one() {
         let backend = answering(mask(SIZE, &[0, 1, 1, 1, 2, 2, 0, 0], gzip));
         let gateway = setup(&backend.url(), "keepMasks: {maxBytes: 1MiB, for: 1h},").run();
         let id = ask(&gateway);
-        assert_eq!(gateway.metric(&["model_masks_kept{"]), Some(1.0));
+        assert_eventually!(gateway.metric(&["model_masks_kept{"]) == Some(1.0));
         let truth = mask(SIZE, &[0, 1, 1, 0, 2, 0, 2, 3], !gzip);
         let reply = tell(&gateway, &id)
             .header("Content-Type", "application/octet-stream")
@@ -287,6 +309,15 @@ fn what_makes_no_sense_is_refused_and_says_why() {
     bomb.write_all(&head).unwrap();
     bomb.write_all(&zeros).unwrap();
     let bomb = bomb.finish().unwrap();
+    // 1024 x 1024 x 200 voxels, says the header.
+    let mut vast = head;
+    for (at, extent) in [(42, 1024_i16), (44, 1024), (46, 200)] {
+        vast[at..at + 2].copy_from_slice(&extent.to_le_bytes());
+    }
+    let mut wide = GzEncoder::new(Vec::new(), Compression::fast());
+    wide.write_all(&vast).unwrap();
+    wide.write_all(&zeros).unwrap();
+    let wide = wide.finish().unwrap();
     let half = encode(
         &Geometry::centred([2, 2, 1], [1.0; 3]),
         "",
@@ -309,6 +340,7 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&id, OCTETS, half, 422, "malformed"),
         (&id, OCTETS, good[..good.len() / 2].to_vec(), 422, "malformed"),
         (&id, OCTETS, bomb, 422, "malformed"),
+        (&id, OCTETS, wide, 413, "too_large"),
         (&id, OCTETS, b"no mask at all".to_vec(), 422, "malformed"),
         (&id, OCTETS, Vec::new(), 422, "malformed"),
         (

@@ -177,15 +177,8 @@ fn fields_of_the_answer_pass_but_for_those_of_the_hop() {
     });
     let gateway = gateway().to(&backend).run();
     let reply = gateway.get("/").send();
-    let mut names: Vec<_> = reply
-        .head
-        .fields
-        .iter()
-        .map(|(name, _)| name.to_ascii_lowercase())
-        .collect();
-    names.sort();
     assert_eq!(
-        names,
+        reply.head.names(),
         [
             "cache-control",
             "content-length",

@@ -3,20 +3,28 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body::Body as _;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 
 use super::Refusal;
 use crate::http::body::{BodyError, RequestBody};
+use crate::http::content_coding::Coding;
+use crate::model::parameters;
 use crate::observe::metrics::FeedbackResult;
 
 /// Bytes of the longest JSON.
 const LONGEST_JSON: usize = 64 << 10;
 /// Bytes of the largest mask as it is sent; inflated, `imaging::nifti` has a limit of its own.
 const LARGEST_MASK: usize = 128 << 20;
+/// How fast a mask has to come, in bytes a second, once it is its turn: 1 MiB.
+const SLOWEST: u64 = 1 << 20;
+/// What a sender may be late.
+const GRACE: Duration = Duration::from_secs(10);
 /// The label of a score that comes without one.
 const LABEL: &str = "dice";
 /// Longest label.
@@ -81,14 +89,22 @@ pub(super) async fn begin(headers: &HeaderMap, mut body: RequestBody) -> Result<
 }
 
 impl MaskBody {
-    /// The whole of it.
+    /// The whole of it. Others wait for the turn of who sends it: a sender that is too slow is refused.
     pub(super) async fn rest(self) -> Result<Vec<u8>, Refusal> {
         let Self { mut read, mut rest } = self;
         let too_large = || Refusal::too_large("a mask may have 128 MiB at most; send it as .nii.gz");
         if rest.size_hint().lower() > LARGEST_MASK as u64 {
             return Err(too_large());
         }
-        while let Some(piece) = next(&mut rest).await? {
+        let begun = Instant::now();
+        loop {
+            let until = begun + GRACE + Duration::from_millis(read.len() as u64 * 1000 / SLOWEST);
+            let Some(piece) = timeout_at(until, next(&mut rest))
+                .await
+                .unwrap_or_else(|_| Err(too_slow()))?
+            else {
+                break;
+            };
             if read.len() + piece.len() > LARGEST_MASK {
                 return Err(too_large());
             }
@@ -103,12 +119,14 @@ fn said(headers: &HeaderMap) -> Result<Said, Refusal> {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Err(Refusal::new(status, FeedbackResult::Malformed, message))
     };
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
-    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    // Bytes that are no text are no coding that anybody knows.
+    let encoding = encoding.map(|value| value.to_str().unwrap_or("?"));
+    if Coding::of(encoding) != Coding::Plain {
         return unsupported("send it without Content-Encoding; a mask may be a .nii.gz file");
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let kind = parameters::head(kind.unwrap_or_default());
     Ok(match kind.to_ascii_lowercase().as_str() {
         "application/json" => Said::Json,
         "application/octet-stream"
@@ -136,18 +154,16 @@ async fn next(body: &mut RequestBody) -> Result<Option<Bytes>, Refusal> {
                     return Ok(Some(data));
                 }
             }
-            Some(Err(BodyError::Timeout | BodyError::TooSlow)) => {
-                let message = "the body came too slowly";
-                return Err(Refusal::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    FeedbackResult::Malformed,
-                    message,
-                ));
-            }
+            Some(Err(BodyError::Timeout | BodyError::TooSlow)) => return Err(too_slow()),
             Some(Err(BodyError::TooLarge(_))) => return Err(Refusal::too_large("the body is too large")),
             Some(Err(_)) => return Err(Refusal::malformed("the body broke off")),
         }
     }
+}
+
+fn too_slow() -> Refusal {
+    let status = StatusCode::REQUEST_TIMEOUT;
+    Refusal::new(status, FeedbackResult::Malformed, "the body came too slowly")
 }
 
 /// `{"score": 0.93, "label": "dice"}` or `{"scores": {"dice": 0.93, "iou": 0.9}}`.
@@ -195,7 +211,39 @@ fn is_label(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
     use super::*;
+
+    /// A piece of so many bytes each second.
+    struct Drips(usize, tokio::time::Interval);
+
+    impl http_body::Body for Drips {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            let size = self.0;
+            self.1
+                .poll_tick(cx)
+                .map(|_| Some(Ok(Frame::data(vec![0; size].into()))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_sender_does_not_hold_its_turn() {
+        for (size, status, seconds) in [(1, 408, 10), (1 << 19, 408, 19), (2 << 20, 413, 64)] {
+            let begun = Instant::now();
+            let drips = Drips(size, tokio::time::interval(Duration::from_secs(1)));
+            let rest = RequestBody::boxed(drips);
+            let refusal = MaskBody { read: Vec::new(), rest }.rest().await.expect_err("no end");
+            assert_eq!(refusal.status.as_u16(), status, "{size}");
+            let took = begun.elapsed().as_secs();
+            assert!((seconds..seconds + 3).contains(&took), "{size}: {took}");
+        }
+    }
 
     fn read(text: &str) -> Result<Vec<(String, f64)>, u16> {
         let scores = scores(text.as_bytes());

@@ -8,7 +8,7 @@ use std::{env, fs, process::Command};
 use serde_json::Value;
 
 use super::*;
-use crate::imaging::voxels_in;
+use crate::imaging::count_in_body;
 
 /// Writes pairs of masks into the folder `argv[1]`, and prints a line of JSON about each.
 const SCRIPT: &str = r#"
@@ -97,8 +97,8 @@ fn check(said: &Value) {
     let files: Vec<Vec<u8>> = [&said["paths"][0], &said["paths"][1], &said["second"]]
         .map(|path| fs::read(path.as_str().unwrap()).unwrap())
         .into();
-    assert_eq!(voxels_in(&files[0]), said["voxels"].as_u64(), "{said}");
-    assert_eq!(voxels_in(&files[2]), said["series"].as_u64(), "{said}");
+    assert_eq!(count_in_body(None, &files[0]).ok(), said["voxels"].as_u64(), "{said}");
+    assert_eq!(count_in_body(None, &files[2]).ok(), said["series"].as_u64(), "{said}");
     let [reference, prediction] = [&files[0], &files[1]].map(|file| Mask::decode(file).unwrap());
     for (ours, theirs) in reference
         .geometry()

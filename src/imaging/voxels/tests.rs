@@ -6,7 +6,18 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
+use super::super::nifti::ByteOrder;
 use super::*;
+
+/// The voxels of a file.
+fn voxels_in(prefix: &[u8]) -> Option<u64> {
+    count(&prefix[..prefix.len().min(PREFIX_BYTES)]).ok()
+}
+
+/// The voxels of a body.
+fn voxels_in_body(content_type: Option<&str>, prefix: &[u8]) -> Option<u64> {
+    count_in_body(content_type, prefix).ok()
+}
 
 /// A NIfTI-1 header with 8 voxels' worth of bytes behind it, in which only what is looked at is filled in.
 fn first(dim: [i16; 8], order: ByteOrder) -> Vec<u8> {

@@ -66,7 +66,7 @@ impl Model {
         let mut plan = ModelPlan::new(&settings, "s@file", &metrics).expect("a model");
         let masks = Some((Arc::clone(&store), limits));
         let recorder = Recorder::new(Arc::clone(&index), version::fixture("1"), masks);
-        index.install([(&recorder, &plan.series)]);
+        index.announce([(&recorder, &plan.series)]);
         plan.recorder = Some(recorder);
         Self {
             plan: Arc::new(plan),

@@ -1,6 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
 
 use super::super::feedback::Recorder;
 use super::super::version::{Identity, fixture};
@@ -40,7 +44,7 @@ fn open(dir: Option<&Path>, max_bytes: u64) -> Fixture {
     let masks = Some((Arc::clone(&store), limits(max_bytes)));
     let recorder = Recorder::new(Arc::clone(&index), Arc::clone(&version), masks);
     let metrics = Metrics::new(MetricsOptions::default());
-    index.install([(&recorder, &metrics.model("seg", "1", "s@file"))]);
+    index.announce([(&recorder, &metrics.model("seg", "1", "s@file"))]);
     Fixture {
         store,
         version,
@@ -192,7 +196,11 @@ fn the_next_process_takes_over_what_is_good_and_nothing_else() {
     assert_eq!(mode(&folder), 0o700);
     assert!(names(&folder).iter().all(|name| mode(&folder.join(name)) == 0o600));
     let hex = |id: u128| format!("{id:032x}");
-    fs::write(folder.join(format!("{}.part", hex(id(4, 0)))), "half a mask").unwrap();
+    fs::write(
+        folder.join(format!("{}.part", hex(id(4, 0)))),
+        &disk::header(id(4, 0), &fixture("1").names)[..20],
+    )
+    .unwrap();
     let foreign = [
         "notes.txt".to_owned(),
         format!("{}.mask", hex(id(5, 0))),
@@ -276,7 +284,7 @@ fn a_store_that_is_closed_removes_what_it_kept() {
     let mut under_way = fixture.store.begin(id(2, 0), &fixture.version, None).unwrap();
     under_way.push(&Bytes::from_static(b"half"));
     eventually("one is kept", || fixture.version.kept().0 == 1);
-    fixture.index.install([]);
+    fixture.index.retire_all_but([]);
     under_way.push(&Bytes::from_static(b"the other half"));
     under_way.finish();
     assert!(fixture.store.begin(id(3, 0), &fixture.version, None).is_none());
@@ -304,7 +312,221 @@ fn many_at_a_time_stay_within_the_bound() {
         fixture.index.flush(PATIENCE);
         let (count, bytes) = fixture.version.kept();
         assert_eq!(bytes, count * 150_000);
-        let inner = fixture.store.shared.lock();
-        assert_eq!((inner.bytes, inner.under_way.len(), inner.queued), (bytes, 0, 0));
+        let shared = &fixture.store.shared;
+        assert_eq!(shared.queued.load(Ordering::Relaxed), 0);
+        let ledger = shared.lock();
+        assert_eq!((ledger.bytes, ledger.under_way.len()), (bytes, 0));
     }
+}
+
+#[test]
+fn what_is_accounted_is_what_is_held() {
+    let fixture = open(None, 8 << 20);
+    // Slices of a large buffer, in sizes that a buffer that doubles does not meet.
+    let buffer = Bytes::from(vec![3; 1 << 20]);
+    for (number, piece) in [(1, 777), (2, 16_384), (3, 100_000), (4, 1 << 20)] {
+        let mut capture = fixture.store.begin(id(number, 0), &fixture.version, None).unwrap();
+        for start in (0..buffer.len()).step_by(piece) {
+            capture.push(&buffer.slice(start..(start + piece).min(buffer.len())));
+        }
+        capture.finish();
+    }
+    assert!(buffer.is_unique(), "no mask holds the buffer that it came in");
+    let ledger = fixture.store.shared.lock();
+    let segments = ledger
+        .kept
+        .values()
+        .flat_map(|kept| kept.segments.iter().flat_map(|s| s.iter()));
+    let held: usize = segments.map(Vec::capacity).sum();
+    assert_eq!((held as u64, ledger.bytes), (4 << 20, 4 << 20));
+}
+
+#[test]
+fn limits_apply_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for dir in [None, Some(folder.path())] {
+        let fixture = open(dir, 1000);
+        for number in 1..=3 {
+            assert!(fixture.keep(id(number, 100 - 10 * number as u64), 200));
+        }
+        eventually("three", || fixture.version.kept() == (3, 600));
+        fixture.store.set_limits(limits(500));
+        assert_eq!(fixture.version.kept(), (2, 400));
+        let keep_for = Duration::from_secs(75);
+        fixture.store.set_limits(Limits {
+            max_bytes: 500,
+            keep_for,
+        });
+        assert_eq!(fixture.version.kept(), (1, 200));
+        if let Some(dir) = dir {
+            eventually("one file", || names(&dir.join("s@file")).len() == 1);
+        }
+    }
+}
+
+#[test]
+fn age_is_when_the_request_came_and_not_when_its_answer_was_whole() {
+    let fixture = open(None, 1000);
+    let mut slow = fixture.store.begin(id(1, 1800), &fixture.version, None).unwrap();
+    assert!(fixture.keep(id(2, 0), 400));
+    slow.push(&Bytes::from_static(&[1; 400]));
+    slow.finish();
+    fixture
+        .index
+        .sweep(SystemTime::now() + HOUR / 2 + Duration::from_secs(1));
+    assert_eq!((fixture.version.kept().0, fixture.read(id(1, 1800))), (1, None));
+    assert!(fixture.read(id(2, 0)).is_some());
+}
+
+#[test]
+fn small_masks_are_bounded_by_their_number() {
+    let version = fixture("1");
+    let mut ledger = Ledger::new(limits(u64::MAX), false);
+    for number in 0..MOST_KEPT as u128 + 2 {
+        let kept = ledger::Kept {
+            version: Arc::clone(&version),
+            bytes: 1,
+            segments: None,
+        };
+        let gone = ledger.keep(number, kept).len();
+        assert_eq!(gone, usize::from(number >= MOST_KEPT as u128));
+    }
+    assert_eq!((ledger.bytes, ledger.oldest()), (MOST_KEPT as u64, Some(2)));
+}
+
+/// A store whose thread stands still: nobody takes jobs out of the queue.
+fn stuck(dir: &Path, pieces: usize) -> (Fixture, std::sync::mpsc::Receiver<Job>) {
+    let mut fixture = open(None, 1 << 30);
+    let store = Store::new("s@file", Some(dir.to_owned()), limits(1 << 30));
+    let (sender, jobs) = sync_channel(pieces);
+    store.disk.as_ref().unwrap().jobs.set(sender).unwrap();
+    store.shared.lock().open = true;
+    fixture.store = Arc::new(store);
+    (fixture, jobs)
+}
+
+#[test]
+fn a_disk_that_is_too_slow_costs_masks_and_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // By bytes.
+    let (fixture, jobs) = stuck(dir.path(), QUEUED_PIECES);
+    let mut capture = fixture.store.begin(id(1, 0), &fixture.version, None).unwrap();
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    let pushed = (0..100).take_while(|_| {
+        capture.push(&piece);
+        !capture.is_over()
+    });
+    assert_eq!(pushed.count() as u64, QUEUED_BYTES >> 20);
+    assert!(fixture.dropped("io"));
+    assert_eq!(fixture.store.shared.lock().bytes, 0, "its room is free at once");
+    // The thread goes on: all that it still finds is of nobody.
+    let writer = Writer::new(Arc::clone(&fixture.store.shared), dir.path().join("s@file"));
+    writer.start(jobs, &fixture.index).unwrap();
+    fixture.store.flush(PATIENCE);
+    assert_eq!(fixture.store.shared.queued.load(Ordering::Relaxed), 0);
+    assert!(names(&dir.path().join("s@file")).is_empty());
+    assert!(fixture.keep(id(2, 0), 100));
+    assert_eq!(fixture.read(id(2, 0)).map(|mask| mask.len()), Some(100));
+    // By jobs: small masks, of which each is a beginning, a piece and an end.
+    let (fixture, _jobs) = stuck(dir.path(), 4);
+    assert!(fixture.keep(id(3, 0), 100));
+    assert!(fixture.keep(id(4, 0), 100), "it does not know before its end");
+    assert!(fixture.dropped("io"));
+    assert_eq!(fixture.store.shared.lock().bytes, 100);
+}
+
+#[test]
+fn an_answer_whose_store_is_closed_leaves_nothing_however_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = open(Some(dir.path()), 8 << 20);
+    let mut captures: Vec<Capture> = (1..=3)
+        .map(|number| fixture.store.begin(id(number, 0), &fixture.version, None).unwrap())
+        .collect();
+    for capture in &mut captures {
+        capture.push(&Bytes::from(vec![1; SEGMENT + 1]));
+    }
+    fixture.store.flush(PATIENCE);
+    assert_eq!(names(&dir.path().join("s@file")).len(), 3);
+    fixture.index.retire_all_but([]);
+    captures.remove(0).finish();
+    captures[0].push(&Bytes::from_static(b"more"));
+    drop(captures);
+    fixture.store.flush(PATIENCE);
+    assert!(names(&dir.path().join("s@file")).is_empty());
+}
+
+#[test]
+fn only_files_that_are_gantrys_are_removed_or_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("s@file");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |id: u128, kind: &str| folder.join(format!("{id:032x}.{kind}"));
+    let whole = |id: u128, service: &str| {
+        let identity = Identity {
+            service: service.into(),
+            ..fixture("1").names.clone()
+        };
+        let mut file = disk::header(id, &identity);
+        file[16..24].copy_from_slice(&4_u64.to_le_bytes());
+        file.extend_from_slice(b"mask");
+        file
+    };
+    let outside = dir.path().join("outside");
+    fs::write(&outside, whole(id(1, 0), "s@file")).unwrap();
+    std::os::unix::fs::symlink(&outside, path(id(1, 0), "mask")).unwrap();
+    fs::create_dir(path(id(2, 0), "mask")).unwrap();
+    fs::write(path(id(3, 0), "part"), "a download of somebody").unwrap();
+    fs::write(path(id(4, 0), "mask"), whole(id(4, 0), "other@file")).unwrap();
+    fs::write(path(id(5, 0), "mask"), whole(id(5, 2 * 3600), "s@file")).unwrap();
+    let before = names(&folder);
+    // Of the service: a part that had just begun, one that has nothing yet, a whole one, and one that is too old.
+    fs::write(path(id(6, 0), "part"), &whole(id(6, 0), "s@file")[..40]).unwrap();
+    fs::write(path(id(7, 0), "part"), "").unwrap();
+    fs::write(path(id(8, 0), "mask"), whole(id(8, 0), "s@file")).unwrap();
+    fs::write(path(id(9, 7200), "mask"), whole(id(9, 7200), "s@file")).unwrap();
+    let fixture = open(Some(dir.path()), 1000);
+    fixture.store.flush(PATIENCE);
+    assert_eq!(fixture.version.kept(), (1, 4));
+    assert_eq!(fixture.read(id(8, 0)).as_deref(), Some(&b"mask"[..]));
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    fixture.index.retire_all_but([]);
+    fixture.store.flush(PATIENCE);
+    assert_eq!(names(&folder), before);
+    assert!(outside.exists());
+}
+
+#[test]
+fn a_link_in_the_place_of_the_folder_is_not_followed() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("s@file")).unwrap();
+    let fixture = open(Some(dir.path()), 1000);
+    fixture.keep(id(1, 0), 100);
+    fixture.store.flush(PATIENCE);
+    assert!(fixture.dropped("io") && names(elsewhere.path()).is_empty());
+}
+
+#[test]
+fn a_file_that_was_changed_is_no_mask() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = open(Some(dir.path()), 1000);
+    assert!(fixture.keep(id(1, 0), 100));
+    fixture.store.flush(PATIENCE);
+    let file = disk::mask_path(&dir.path().join("s@file"), id(1, 0));
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    assert!(fixture.store.read(id(1, 0), PATIENCE).is_err());
+    fs::remove_file(&file).unwrap();
+    assert_eq!(fixture.read(id(1, 0)), None, "somebody removed it");
+}
+
+#[test]
+fn a_trouble_is_told_of_once() {
+    let mut trouble = Trouble::default();
+    assert!(trouble.begins() && !trouble.begins());
+    trouble.ends();
+    assert!(!trouble.begins(), "it comes and goes");
+    trouble.ends();
+    trouble.told = Instant::now().checked_sub(QUIET);
+    assert!(trouble.begins());
 }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use super::selector::Selector;
 use super::{Family, Kind};
+use crate::observe::escape;
 
 /// Whether a server's metrics could be read for `/federate`.
 const UP: (&str, &str) = (
@@ -49,14 +50,22 @@ struct PartFamily {
 
 impl Part {
     /// The samples of a server that any of `selectors` means, all where there is no selector. Selectors see the
-    /// labels as they come out.
+    /// labels as they come out. `None` where `is_late` came true meanwhile: what is not waited for is not worth its time.
     #[must_use]
-    pub fn new(families: &[Family<'_>], target: &TargetLabels, selectors: &[Selector]) -> Self {
+    pub fn new(
+        families: &[Family<'_>],
+        target: &TargetLabels,
+        selectors: &[Selector],
+        is_late: impl Fn() -> bool,
+    ) -> Option<Self> {
         let mut seen = HashSet::new();
         let mut part = Vec::new();
         for family in families {
             let mut lines = String::new();
             for sample in &family.samples {
+                if is_late() {
+                    return None;
+                }
                 let labels = labelled(sample, target);
                 let wanted = |selector: &Selector| {
                     selector.matches(sample.name, |name| labels.get(name).map_or("", |value| *value))
@@ -81,7 +90,7 @@ impl Part {
                 });
             }
         }
-        Self { families: part }
+        Some(Self { families: part })
     }
 
     /// The bytes that it takes.
@@ -177,7 +186,7 @@ impl Merge {
         for (name, family) in self.families.iter().filter(|(_, family)| !family.lines.is_empty()) {
             if let Some(help) = &family.help {
                 let _ = write!(out, "# HELP {name} ");
-                escape(&mut out, help, false);
+                escape::help(&mut out, help);
                 out.push('\n');
             }
             let _ = writeln!(out, "# TYPE {name} {}", family.kind.as_str());
@@ -228,21 +237,10 @@ fn series(out: &mut String, name: &str, labels: &BTreeMap<String, &str>) {
         out.push(if i == 0 { '{' } else { ',' });
         out.push_str(name);
         out.push_str("=\"");
-        escape(out, value, true);
+        escape::label_value(out, value);
         out.push('"');
     }
     out.push_str(if labels.is_empty() { " " } else { "} " });
-}
-
-fn escape(out: &mut String, text: &str, quotes: bool) {
-    for character in text.chars() {
-        match character {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '"' if quotes => out.push_str("\\\""),
-            _ => out.push(character),
-        }
-    }
 }
 
 fn value(out: &mut String, value: f64) {
@@ -275,7 +273,7 @@ mod tests {
             .iter()
             .map(|s| Selector::parse(s).expect("a selector"))
             .collect();
-        Part::new(&families, &target(server), &selectors)
+        Part::new(&families, &target(server), &selectors, || false).expect("in time")
     }
 
     #[test]
@@ -323,6 +321,15 @@ mod tests {
         assert_eq!(names(&["a{x=\"2\"}", "b"]), [1, 1]);
         assert_eq!(names(&["{server=\"h\",x!=\"\"}"]), [2]);
         assert!(part(text, "h", &["{server=\"other\"}"]).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_looked_through() {
+        let families = parse(b"a 1\nb 2\nc 3\n", Dialect::Text004).expect("an exposition");
+        let looks = std::cell::Cell::new(0);
+        let is_late = || looks.replace(looks.get() + 1) == 1;
+        assert!(Part::new(&families, &target("h"), &[], is_late).is_none());
+        assert_eq!(looks.get(), 2);
     }
 
     #[test]

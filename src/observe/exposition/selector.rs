@@ -9,6 +9,10 @@ use super::line::is_name;
 pub const MAX_SELECTOR: usize = 4096;
 /// The most matchers of one selector.
 const MAX_MATCHERS: usize = 32;
+/// The most regular expressions that one request may bring along, in all its selectors.
+pub const MAX_EXPRESSIONS: usize = 64;
+/// The compiled size of one of them, in bytes: who asks for metrics needs no password.
+const MAX_COMPILED: usize = 128 << 10;
 /// The label that holds a metric's name.
 const NAME: &str = "__name__";
 
@@ -65,6 +69,13 @@ impl Selector {
         let matchers = read(text).map_err(error)?;
         let source = text.to_owned();
         Ok(Self { source, matchers })
+    }
+
+    /// How many regular expressions it has.
+    #[must_use]
+    pub fn expressions(&self) -> usize {
+        let is_one = |matcher: &Matcher| matches!(matcher, Matcher::Like(_) | Matcher::NotLike(_));
+        self.matchers.iter().filter(|(_, matcher)| is_one(matcher)).count()
     }
 
     /// Whether a series is meant. `label` gives the value of a label, empty where there is none.
@@ -139,8 +150,8 @@ fn matcher(text: &str) -> Result<((String, Matcher), &str), String> {
     let (value, after) = string(rest[operator.len()..].trim_start())?;
     let pattern = || {
         // By itself first: `a)|(b` would get out of the group.
-        let alone = GoRegex::new(&value);
-        let whole = alone.and_then(|_| GoRegex::new(&format!("^(?s:{value})$")));
+        let alone = GoRegex::within(&value, MAX_COMPILED);
+        let whole = alone.and_then(|_| GoRegex::within(&format!("^(?s:{value})$"), MAX_COMPILED));
         whole.map_err(|e| format!("`{}`: {e}", value.escape_debug()))
     };
     let matcher = match operator {
@@ -190,6 +201,18 @@ mod tests {
             let found = labels.iter().find(|(name, _)| *name == wanted);
             found.map_or("", |(_, value)| value)
         })
+    }
+
+    #[test]
+    fn an_expression_that_compiles_to_megabytes_is_refused() {
+        for small in ["a|b|c", ".*mri.*", "[a-z0-9_]{1,40}", "\\\\pL+", "host-(1|2|3):\\\\d+"] {
+            let selector = Selector::parse(&format!("{{a=~\"{small}\",b!=\"\",c!~\"{small}\"}}")).expect(small);
+            assert_eq!(selector.expressions(), 2);
+        }
+        for large in ["\\\\pL{40}", ".{1000}"] {
+            let error = Selector::parse(&format!("{{a=~\"{large}\"}}")).expect_err(large);
+            assert!(error.to_string().contains("large"), "{error}");
+        }
     }
 
     #[test]

@@ -201,7 +201,8 @@ proptest! {
         let sample = Sample { name: &name, labels, value };
         let family = Family { name: &name, kind: Kind::Gauge, help: Some(Cow::Borrowed(&text)), samples: vec![sample] };
         let mut merge = merge::Merge::default();
-        merge.add(merge::Part::new(&[family], &merge::TargetLabels::default(), &[]));
+        let part = merge::Part::new(&[family], &merge::TargetLabels::default(), &[], || false);
+        merge.add(part.expect("in time"));
         let out = merge.finish();
         let families = parse(out.as_bytes(), Dialect::Text004).expect(&out);
         prop_assert_eq!(families.len(), 1);

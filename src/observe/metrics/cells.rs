@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use super::block_map::BlockMap;
 use super::cap::{Caps, Frozen, Headed};
 use super::header_labels::{HeaderLabels, HeaderReader, HeaderSet, HeaderValues};
 use super::labels::{Key, MethodLabel, ProtocolLabel, TlsLabels};
@@ -424,46 +425,6 @@ impl Slot {
             full: None,
             headed_full: None,
         }
-    }
-}
-
-/// Blocks by key: sorted, with a memory of the last hit, since most requests look like the one before.
-#[derive(Debug)]
-struct BlockMap<K, B> {
-    last: usize,
-    blocks: Vec<(K, B)>,
-}
-
-impl<K, B> Default for BlockMap<K, B> {
-    fn default() -> Self {
-        Self {
-            last: 0,
-            blocks: Vec::new(),
-        }
-    }
-}
-
-impl<K: Copy + Ord, B> BlockMap<K, B> {
-    /// Whether there are cells for `key`. They are remembered as the last hit.
-    fn seek(&mut self, key: K) -> bool {
-        let hit = self.blocks.get(self.last).is_some_and(|(known, _)| *known == key);
-        if hit {
-            return true;
-        }
-        let place = self.blocks.binary_search_by(|(known, _)| known.cmp(&key));
-        if let Ok(place) = place {
-            self.last = place;
-        }
-        place.is_ok()
-    }
-
-    /// The cells for `key`, made by `new` where there are none.
-    fn find(&mut self, key: K, new: impl FnOnce() -> B) -> &B {
-        if !self.seek(key) {
-            self.last = self.blocks.partition_point(|(known, _)| *known < key);
-            self.blocks.insert(self.last, (key, new()));
-        }
-        &self.blocks[self.last].1
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::Write;
 
 use super::native::NativeHistogram;
 use super::protobuf::Families;
+use crate::observe::escape;
 
 /// The form of the answer to a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,14 +249,7 @@ impl Labels {
         }
         self.0.push_str(name);
         self.0.push_str("=\"");
-        for character in value.chars() {
-            match character {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                other => self.0.push(other),
-            }
-        }
+        escape::label_value(&mut self.0, value);
         self.0.push('"');
         self
     }

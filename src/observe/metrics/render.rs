@@ -8,7 +8,7 @@ use super::gateway;
 use super::labels::Key;
 use super::registry::Labels;
 use super::sum::{Sums, Words};
-use super::{Metrics, lock, render_model, scoped, single, unix_seconds};
+use super::{Metrics, lock, own, render_model, scoped, single, unix_seconds};
 
 /// What Traefik does not have stands under Gantry's own name whatever the prefix: with `traefik`, exactly Traefik's series
 /// are there, and none that a later Traefik may give another meaning.
@@ -58,16 +58,16 @@ impl Metrics {
     }
 
     fn render_single(&self, encoder: &mut Encoder, prefix: &str) {
-        encoder.family(OWN, single::LOG_DROPPED);
+        encoder.family(OWN, own::LOG_DROPPED);
         encoder.count(&Text::default(), self.log_dropped.get());
-        encoder.family(OWN, single::BUILD);
+        encoder.family(OWN, own::BUILD);
         encoder.count(&Text::default().with("version", env!("CARGO_PKG_VERSION")), 1);
         let reloads = lock(&self.reloads);
         encoder.family(prefix, single::LAST_RELOAD);
         if let Some(time) = reloads.last_applied {
             encoder.sample(&Text::default(), unix_seconds(time).floor());
         }
-        encoder.family(OWN, single::LAST_RELOAD_OK);
+        encoder.family(OWN, own::LAST_RELOAD_OK);
         encoder.count(&Text::default(), u64::from(!reloads.last_failed));
         encoder.family(prefix, single::RELOADS);
         encoder.count(&Text::default(), reloads.applied);

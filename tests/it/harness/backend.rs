@@ -45,14 +45,7 @@ impl Seen {
 
     /// The names of all fields in lower case, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self
-            .head
-            .fields
-            .iter()
-            .map(|(name, _)| name.to_ascii_lowercase())
-            .collect();
-        names.sort();
-        names
+        self.head.names()
     }
 
     /// The target up to the query.

@@ -31,6 +31,13 @@ impl Head {
         assert!(all.len() < 2, "{name} came {} times: {self:?}", all.len());
         all.first().copied()
     }
+
+    /// The names of all fields in lower case, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names
+    }
 }
 
 /// How a body was delimited.
