@@ -160,7 +160,13 @@ fn finish(
     if let Some(active) = &exchange.active {
         active.connection().on_answer();
     }
-    if version != Version::HTTP_2 {
+    if version == Version::HTTP_2 {
+        if exchange.uses_up_connection()
+            && let Some(active) = &exchange.active
+        {
+            active.connection().retire();
+        }
+    } else {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.
             head.headers

@@ -73,7 +73,7 @@ pub struct TlsCache {
 struct State {
     generation: u64,
     self_signed: Option<Arc<Identity>>,
-    numbers: HashMap<String, u32>,
+    numbers: HashMap<Fingerprint, u32>,
     identities: Kept<Result<Arc<Identity>, KeyError>>,
     stores: Kept<Arc<CertStore>>,
     servers: Kept<ServerOptions>,
@@ -159,15 +159,15 @@ impl TlsCache {
         if name == DEFAULT_OPTIONS && client_auth == 0 {
             return 0;
         }
-        self.number(format!("{client_auth} {name}"))
+        self.number(Fingerprint::of([name.as_bytes(), &client_auth.to_le_bytes()]))
     }
 
     /// A number for what is asked of clients, in words (see [`Self::option_id`] for how long it holds); 0 is nothing.
     pub fn client_auth_id(&self, words: &str) -> u32 {
-        self.number(format!("asks {words}"))
+        self.number(Fingerprint::of([words.as_bytes()]))
     }
 
-    fn number(&self, of: String) -> u32 {
+    fn number(&self, of: Fingerprint) -> u32 {
         self.with(|state| {
             let next = u32::try_from(state.numbers.len() + 1).unwrap_or(u32::MAX - 1);
             *state.numbers.entry(of).or_insert(next)
