@@ -20,7 +20,7 @@ const TICKETS: usize = 1;
 
 /// The protocols that are spoken after a handshake.
 const SPOKEN: [&str; 2] = ["h2", "http/1.1"];
-/// Spoken only while an ACME challenge waits, which is not built yet: known, and not offered.
+/// Spoken only while an ACME challenge waits: known, and not offered.
 const ACME: &str = "acme-tls/1";
 
 /// Plain bytes that wait inside rustls for a slow client, at most; also the size of one write of a large body.

@@ -249,6 +249,29 @@ async fn revoked_certificates_are_refused_and_so_are_those_of_which_nothing_is_k
 }
 
 #[tokio::test]
+async fn an_authority_on_the_way_may_be_revoked_and_needs_no_list() {
+    let root = Authority::new("root");
+    let mut middle = params("middle", &[]);
+    middle.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    middle.serial_number = Some(SerialNumber::from(5));
+    let middle_key = rcgen::KeyPair::generate().unwrap();
+    let middle_pem = middle.signed_by(&middle_key, &root.issuer).unwrap().pem();
+    let middle = Authority {
+        pem: middle_pem.clone(),
+        issuer: rcgen::Issuer::new(middle, middle_key),
+    };
+    let mut leaf = middle.leaf("leaf", &[]);
+    leaf.certificate += &middle_pem;
+    let own = list(&middle, &[], 2090).pem().unwrap();
+    for (of_root, expected) in [(None, true), (Some(6), true), (Some(5), false)] {
+        let of_root = of_root.map(|serial| list(&root, &[serial], 2090).pem().unwrap());
+        let lists: Vec<&str> = [Some(own.as_str()), of_root.as_deref()].into_iter().flatten().collect();
+        let server = serve(options(None, &[&root.pem], &lists));
+        assert_eq!(shows(&server, Some(&leaf)).await.is_some(), expected, "{}", lists.len());
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_closes_the_hosts_and_no_others() {
     let ca = Authority::new("ca");
     let old = ca.leaf_until("old", &[], 2020);

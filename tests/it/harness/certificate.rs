@@ -69,10 +69,18 @@ impl Authority {
         }
     }
 
-    /// A client's certificate with this common name and serial number.
+    /// A client's certificate with this common name and serial number, of an organization, with an address.
     pub fn client(&self, name: &str, serial: u64) -> Certificate {
         let key = KeyPair::generate().unwrap();
         let mut params = named(name);
+        let address = DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]);
+        for (kind, value) in [
+            (DnType::CountryName, "DE"),
+            (address, "a@b.c"),
+            (DnType::OrganizationName, "Clinic, \"MRI\""),
+        ] {
+            params.distinguished_name.push(kind, value);
+        }
         params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Certificate {
