@@ -4,6 +4,7 @@ pub mod accept;
 pub mod connection;
 pub mod deadline;
 pub mod entry_point;
+pub mod handshakes;
 pub mod io;
 pub mod loads;
 pub mod peer_watch;

@@ -3,9 +3,9 @@
 //! All servers are asked at once, each within its own time, so that one that is slow, huge or broken costs nobody else:
 //! it is missing from the text, its `gantry_federate_up` is 0, a remark at the end says why, and the failure is counted.
 //!
-//! Bounds: [`ASKED`] requests at a time; of all of them together [`READING`] bodies in memory and [`PARSING`] threads;
-//! for each [`ASKING`] connections, [`MAX_EXPRESSIONS`] regular expressions and [`MAX_TEXT`] bytes of answer, which waits for
-//! its reader on the [`shelf`].
+//! Bounds: `ASKED` requests at a time; of all of them together `READING` bodies in memory and `PARSING` threads;
+//! for each `ASKING` connections, [`MAX_EXPRESSIONS`] regular expressions and `MAX_TEXT` bytes of answer, which waits for
+//! its reader on the `shelf`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -50,7 +50,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate with [`COMPARISONS`] turns.
+    /// A gate with `COMPARISONS` turns.
     #[must_use]
     pub fn new() -> Self {
         Self {

@@ -219,6 +219,7 @@ fn plan_internal(
         service_name: service_name.to_owned(),
         middlewares,
         service: service.clone(),
+        client_auth: 0,
         series: counted.then(|| context.metrics.router(name, service_name)),
         metrics: counted && entry_point.metrics,
         access_logs: logged && entry_point.access_logs,

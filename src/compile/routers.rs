@@ -169,13 +169,15 @@ impl<'a> Compiler<'a> {
         let fixed_tls = settings.http.tls.as_ref();
         // Options first: a router whose options cannot be bound to a host must not be served at all.
         let hosts: Vec<Vec<String>> = here().map(|r| tls_hosts(&r.rule)).collect();
+        let options_of = |router: &Ready<'a>| {
+            let own = router.settings.tls.as_ref().map(|tls| tls.options.as_str());
+            own.or(fixed_tls.map(|tls| tls.options.as_str()))
+        };
         let secured = here().zip(&hosts).filter_map(|(r, hosts)| {
-            let own = r.settings.tls.as_ref().map(|tls| tls.options.as_str());
-            let options = own.or(fixed_tls.map(|tls| tls.options.as_str()))?;
             Some(RouterTls {
                 path: &r.path,
                 hosts,
-                options,
+                options: options_of(r)?,
             })
         });
         let (tls, found) = setup.entry_point(secured);
@@ -194,10 +196,12 @@ impl<'a> Compiler<'a> {
             if is_refused {
                 continue;
             }
-            let Some(entry) = self.router(router, &settings.http.middlewares, entry_point) else {
+            let tls_options = options_of(router);
+            let client_auth = tls_options.map_or(0, |options| setup.client_auth_of(options));
+            let Some(entry) = self.router(router, &settings.http.middlewares, entry_point, client_auth) else {
                 continue;
             };
-            if router.settings.tls.is_some() || fixed_tls.is_some() {
+            if tls_options.is_some() {
                 plan.secure.push(entry);
             } else {
                 plan.plain.push(entry);
@@ -211,6 +215,7 @@ impl<'a> Compiler<'a> {
         router: &Ready<'a>,
         before: &[String],
         entry_point: &EntryPoint,
+        client_auth: u32,
     ) -> Option<Entry<Arc<RouterPlan>>> {
         let settings = router.settings;
         let name = qualified(router.name);
@@ -249,6 +254,7 @@ impl<'a> Compiler<'a> {
                 service_name,
                 middlewares,
                 service,
+                client_auth,
                 metrics: counted && observability.metrics.unwrap_or(entry_point.metrics),
                 access_logs: logged && observability.access_logs.unwrap_or(entry_point.access_logs),
             }),

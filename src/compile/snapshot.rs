@@ -42,6 +42,8 @@ pub struct RouterPlan {
     pub middlewares: Vec<Arc<dyn Middleware>>,
     /// Its service.
     pub service: Service,
+    /// What its TLS options ask of clients, see `TlsSetup::client_auth_of`; 0 is nothing.
+    pub client_auth: u32,
     /// Its series; internal routers have none.
     pub series: Option<RouterSeries>,
     /// Whether its requests are counted.

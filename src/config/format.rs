@@ -13,7 +13,7 @@ pub use text::{
     AbsolutePath, CookieAttribute, CookieName, HeaderMap, HeaderName, HeaderValue, Label, Method, MetricPrefix,
     Optional, UserEntry,
 };
-pub use word::{LogLevelWord, NoClientCertOnly, NotYet, RuleSyntax, SameSiteWord};
+pub use word::{LogLevelWord, NotYet, RuleSyntax, SameSiteWord};
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Decoded;
-use super::dynamic::Dynamic;
+use super::dynamic::{Dynamic, TlsOptions};
 use super::spans::{SpanMap, place};
 use crate::diag::{Diagnostic, Location};
 
@@ -113,6 +113,11 @@ pub fn merge(mut files: Vec<&Decoded<Dynamic>>) -> Merged {
         merged.broken.extend(file.broken.iter().cloned());
     }
     merged.broken.retain(|path| !owners.contains_key(path));
+    if merged.broken.contains("tls.options.default") {
+        // Else the built-in options would hold: without the client certificates that were asked for, say.
+        let options = &mut merged.value.tls.options;
+        options.insert("default".to_owned(), TlsOptions::unusable());
+    }
     merged
 }
 

@@ -199,7 +199,7 @@ pub fn references(config: &Dynamic) -> Vec<String> {
         .options
         .values()
         .filter_map(|options| options.client_auth.as_ref());
-    let clients = clients.flat_map(|auth| &auth.ca_files);
+    let clients = clients.flat_map(|auth| auth.ca_files.iter().chain(&auth.crl_files));
     files(users.chain(authorities).chain(own).chain(certificates).chain(clients))
 }
 
@@ -236,12 +236,23 @@ http:
 tls:
   certificates: [{certFile: c.pem, keyFile: k.pem}, {certFile: c.pem, keyFile: k.pem}]
   stores: {default: {defaultCertificate: {certFile: d.pem, keyFile: k.pem}}}
+  options: {m: {clientAuth: {caFiles: [clients.pem], crlFiles: [revoked.pem]}}}
 ";
         let decoded = decode_dynamic("f.yml", text);
         assert!(decoded.diagnostics.is_empty(), "{:?}", decoded.diagnostics);
         assert_eq!(
             references(&decoded.value),
-            ["/etc/users", "c.pem", "ca.pem", "d.pem", "k.pem", "o.key", "o.pem"]
+            [
+                "/etc/users",
+                "c.pem",
+                "ca.pem",
+                "clients.pem",
+                "d.pem",
+                "k.pem",
+                "o.key",
+                "o.pem",
+                "revoked.pem"
+            ]
         );
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::decode::Decoder;
-use super::format::NoClientCertOnly;
 use super::node::Node;
 use super::router::TlsDomain;
 
@@ -71,8 +70,8 @@ settings! {
         "alpnProtocols" => alpn_protocols: Vec<String> = ["h2", "http/1.1", "acme-tls/1"].map(str::to_owned).to_vec();
         /// Whether sessions are never resumed. Default: false.
         "disableSessionTickets" => disable_session_tickets: bool;
-        /// Client certificates.
-        "clientAuth" => client_auth: Option<ClientAuth> as NoClientCertOnly;
+        /// Client certificates. Default: none is asked for.
+        "clientAuth" => client_auth: Option<ClientAuth>;
     }
     inert {
         "preferServerCipherSuites": "Traefik ignores it too";
@@ -96,13 +95,18 @@ choices! {
 }
 
 settings! {
-    /// Client certificates (only `NoClientCert` is built so far).
+    /// Client certificates.
     pub struct ClientAuth {
-        /// Certificate authorities of the clients.
+        /// Certificate authorities of the clients: files' names or the PEM text itself. Alone they mean
+        /// `RequireAndVerifyClientCert`.
         "caFiles" => ca_files: Vec<String>;
-        /// What is asked of clients. Default: `NoClientCert`.
-        "clientAuthType" => client_auth_type: ClientAuthType;
+        /// What is asked of clients. Default: `RequireAndVerifyClientCert` with `caFiles`, else `NoClientCert`.
+        "clientAuthType" => client_auth_type: Option<ClientAuthType>;
+        /// Gantry's own: lists of revoked certificates (CRLs) of these authorities, files in PEM or DER or the PEM text
+        /// itself. A client whose issuer has no list here is refused. Default: none, nothing is looked up.
+        "crlFiles" => crl_files: Vec<String>;
     }
+    check check_client_auth;
 }
 
 choices! {
@@ -111,12 +115,67 @@ choices! {
         /// Nothing.
         #[default]
         "NoClientCert" => NoClientCert;
+        /// A certificate, which may be missing; who has signed it does not matter.
+        "RequestClientCert" => RequestClientCert;
+        /// A certificate; who has signed it does not matter.
+        "RequireAnyClientCert" => RequireAnyClientCert;
+        /// A certificate, which may be missing; one that is given must be signed by one of `caFiles`.
+        "VerifyClientCertIfGiven" => VerifyClientCertIfGiven;
+        /// A certificate that is signed by one of `caFiles`.
+        "RequireAndVerifyClientCert" => RequireAndVerifyClientCert;
     }
-    unsupported {
-        "RequestClientCert": "client certificates are not built yet";
-        "RequireAnyClientCert": "client certificates are not built yet";
-        "VerifyClientCertIfGiven": "client certificates are not built yet";
-        "RequireAndVerifyClientCert": "client certificates are not built yet";
+}
+
+impl TlsOptions {
+    /// What stands for `default` when the section of that name has an error: hosts must not be served with the built-in
+    /// options instead. No file can say it, for `minVersion` is above `maxVersion`.
+    #[must_use]
+    pub fn unusable() -> Self {
+        Self {
+            min_version: Some(TlsVersion::Tls13),
+            max_version: Some(TlsVersion::Tls12),
+            ..Self::default()
+        }
+    }
+
+    /// Whether these are [`Self::unusable`].
+    #[must_use]
+    pub fn are_unusable(&self) -> bool {
+        *self == Self::unusable()
+    }
+
+    /// What is asked of clients.
+    #[must_use]
+    pub fn client_auth_type(&self) -> ClientAuthType {
+        self.client_auth
+            .as_ref()
+            .map_or_else(Default::default, ClientAuth::asks)
+    }
+}
+
+impl ClientAuth {
+    /// What is asked of clients: `caFiles` alone demand a certificate of theirs, as in Traefik.
+    #[must_use]
+    pub fn asks(&self) -> ClientAuthType {
+        match self.client_auth_type {
+            Some(asked) => asked,
+            None if self.ca_files.is_empty() => ClientAuthType::NoClientCert,
+            None => ClientAuthType::RequireAndVerifyClientCert,
+        }
+    }
+}
+
+impl ClientAuthType {
+    /// Whether a client without a certificate is refused.
+    #[must_use]
+    pub const fn requires(self) -> bool {
+        matches!(self, Self::RequireAnyClientCert | Self::RequireAndVerifyClientCert)
+    }
+
+    /// Whether a certificate must be signed by one of `caFiles`.
+    #[must_use]
+    pub const fn verifies(self) -> bool {
+        matches!(self, Self::VerifyClientCertIfGiven | Self::RequireAndVerifyClientCert)
     }
 }
 
@@ -160,6 +219,24 @@ fn check_tls_options(options: &TlsOptions, _: &Node, decoder: &mut Decoder<'_>) 
             decoder.here(),
             "`minVersion` is above `maxVersion`",
             "swap the two, or leave `maxVersion` out",
+        );
+    }
+}
+
+fn check_client_auth(auth: &ClientAuth, _: &Node, decoder: &mut Decoder<'_>) {
+    let asks = auth.asks();
+    if asks.verifies() && auth.ca_files.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            format!("`clientAuthType: {}` needs `caFiles`", asks.as_str()),
+            "list the authorities that sign the clients' certificates",
+        );
+    }
+    if !asks.verifies() && !auth.crl_files.is_empty() {
+        decoder.invalid(
+            decoder.here(),
+            format!("`crlFiles` has no effect with `clientAuthType: {}`", asks.as_str()),
+            "write VerifyClientCertIfGiven or RequireAndVerifyClientCert, or take `crlFiles` out",
         );
     }
 }

@@ -100,7 +100,7 @@ pub fn write(exchange: &Exchange, facts: &LogFacts, duration: Duration) {
         tls: connection.tls.as_ref().map(|tls| Tls {
             version: tls.version,
             cipher: tls.cipher,
-            client_subject: None,
+            client_subject: tls.client.as_ref().map(|client| client.subject.as_str()),
         }),
         request_headers: headers(&facts.request_headers),
         response_headers: headers(&facts.downstream_headers),

@@ -185,18 +185,26 @@ impl Exchange {
     #[must_use]
     pub fn must_close(&self, body: &ResponseBody) -> bool {
         const LEFT: u64 = 256 * 1024;
+        let used_up = self.uses_up_connection();
+        // A streamed answer may still be waiting for the rest of the upload.
+        let at_hand = !matches!(body, ResponseBody::Boxed(_));
+        let unread = self.client_body.as_ref().filter(|_| at_hand && !self.meter.ended.get());
+        let left = unread.map(|b| b.borrow().size_hint().upper().unwrap_or(u64::MAX));
+        let draining = self.active.as_ref().is_some_and(Active::is_draining);
+        self.close || draining || used_up || left.is_some_and(|n| n > LEFT)
+    }
+
+    /// Counts the request, and says whether the connection has served its share with it: `keepAliveMaxRequests` and
+    /// `keepAliveMaxTime`.
+    #[must_use]
+    pub fn uses_up_connection(&self) -> bool {
         let entry_point = &self.connection.entry_point;
         let requests = self.connection.requests.get() + 1;
         self.connection.requests.set(requests);
         let used_up = entry_point.keep_alive_max_requests != 0 && requests >= entry_point.keep_alive_max_requests;
         let too_old = !entry_point.keep_alive_max_time.is_zero()
             && self.connection.since.elapsed() >= entry_point.keep_alive_max_time;
-        // A streamed answer may still be waiting for the rest of the upload.
-        let at_hand = !matches!(body, ResponseBody::Boxed(_));
-        let unread = self.client_body.as_ref().filter(|_| at_hand && !self.meter.ended.get());
-        let left = unread.map(|b| b.borrow().size_hint().upper().unwrap_or(u64::MAX));
-        let draining = self.active.as_ref().is_some_and(Active::is_draining);
-        self.close || draining || used_up || too_old || left.is_some_and(|n| n > LEFT)
+        used_up || too_old
     }
 
     /// Keeps `thing` until the answer ended: an in-flight permit, a counter that must go down again.

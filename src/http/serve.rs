@@ -121,6 +121,11 @@ async fn tell(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Resp
     let Some(router) = routers.find(&facts) else {
         return error::not_found();
     };
+    if router.client_auth != 0 && connection.tls.as_ref().map(|tls| tls.client_auth_id) != Some(router.client_auth) {
+        // The options of this host ask for less than those of this router, such as those of a wildcard that the host
+        // falls under. Nobody has shown the certificate that the router wants.
+        return error::plain(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request");
+    }
     let router = Arc::clone(router);
     exchange.router = Some(Arc::clone(&router));
 
@@ -155,7 +160,13 @@ fn finish(
     if let Some(active) = &exchange.active {
         active.connection().on_answer();
     }
-    if version != Version::HTTP_2 {
+    if version == Version::HTTP_2 {
+        if exchange.uses_up_connection()
+            && let Some(active) = &exchange.active
+        {
+            active.connection().retire();
+        }
+    } else {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // hyper needs it; the server's own Connection may have named more.
             head.headers

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use slab::Slab;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::compile::snapshot::Snapshot;
 use crate::listen::connection::{ConnState, Verdict};
 use crate::listen::deadline::{Deadlines, SWEEP};
+use crate::listen::handshakes::Handshakes;
 use crate::listen::loads::Loads;
 use crate::listen::peer_watch;
 use crate::observe::access_log::AccessLogWriter;
@@ -48,6 +49,8 @@ pub struct Worker {
     pub metrics: WorkerMetrics,
     /// Its end of the access log.
     pub access_log: Option<RefCell<AccessLogWriter>>,
+    /// Its TLS handshakes.
+    pub handshakes: Handshakes,
     /// The loads of all workers.
     pub loads: Arc<Loads>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -84,6 +87,7 @@ impl Worker {
             dns: Dns::default(),
             metrics,
             access_log: access_log.map(RefCell::new),
+            handshakes: Handshakes::default(),
             loads,
             snapshot,
             stage,
@@ -156,6 +160,7 @@ impl Worker {
             ticks.tick().await;
             self.deadlines.sweep();
             self.sweep_connections();
+            self.handshakes.sweep(Instant::now());
             if tick % POOL_SWEEP == 0 {
                 self.pools.sweep();
             }

@@ -253,6 +253,13 @@ impl ConnState {
         self.waker.wake();
     }
 
+    /// Asks an HTTP/2 connection to take no more requests; those that run have the time that they need.
+    pub fn retire(&self) {
+        if !self.draining.swap(true, Ordering::Relaxed) {
+            self.waker.wake();
+        }
+    }
+
     /// Ends the connection.
     pub fn end(&self, verdict: Verdict) {
         self.verdict.store(verdict as u8, Ordering::Relaxed);

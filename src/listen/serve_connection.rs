@@ -97,6 +97,7 @@ async fn run(
     let greeting = greeting(&tcp).await?;
     let (socket, tls) = match greeting {
         Greeting::Tls => {
+            let _room = worker.handshakes.begin(state).await;
             let local = tcp.local_addr().ok().map(|a| a.ip().to_canonical());
             let snapshot = worker.snapshot();
             let plan = &snapshot.entry_points[entry_point.index];

@@ -75,7 +75,7 @@ pub struct TlsCache {
 struct State {
     generation: u64,
     self_signed: Option<Arc<Identity>>,
-    option_ids: HashMap<String, u32>,
+    numbers: HashMap<Fingerprint, u32>,
     identities: Kept<Result<Arc<Identity>, KeyError>>,
     stores: Kept<Arc<CertStore>>,
     servers: Kept<ServerOptions>,
@@ -158,18 +158,27 @@ impl TlsCache {
         });
     }
 
-    /// A number for the options of this name that stays the same as long as the process lives; 0 is `default`.
-    pub fn option_id(&self, name: &str) -> u32 {
-        if name == DEFAULT_OPTIONS {
+    /// A number for the options of this name that stays the same as long as the process lives and they ask the same of
+    /// clients; 0 is `default` that asks for nothing.
+    ///
+    /// `client_auth` is what [`Self::client_auth_id`] answered: connections that were opened before a client certificate
+    /// was asked for are not taken for connections that have one.
+    pub fn option_id(&self, name: &str, client_auth: u32) -> u32 {
+        if name == DEFAULT_OPTIONS && client_auth == 0 {
             return 0;
         }
-        self.with(|state| match state.option_ids.get(name) {
-            Some(id) => *id,
-            None => {
-                let id = u32::try_from(state.option_ids.len() + 1).unwrap_or(u32::MAX);
-                state.option_ids.insert(name.to_owned(), id);
-                id
-            }
+        self.number(Fingerprint::of([name.as_bytes(), &client_auth.to_le_bytes()]))
+    }
+
+    /// A number for what is asked of clients, in words (see [`Self::option_id`] for how long it holds); 0 is nothing.
+    pub fn client_auth_id(&self, words: &str) -> u32 {
+        self.number(Fingerprint::of([words.as_bytes()]))
+    }
+
+    fn number(&self, of: Fingerprint) -> u32 {
+        self.with(|state| {
+            let next = u32::try_from(state.numbers.len() + 1).unwrap_or(u32::MAX - 1);
+            *state.numbers.entry(of).or_insert(next)
         })
     }
 

@@ -21,7 +21,7 @@ use crate::diag::Diagnostic;
 /// A certificate authority of the tests.
 pub(super) struct Authority {
     pub(super) pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key as PEM.
@@ -31,7 +31,7 @@ pub(super) struct Pair {
     pub(super) key: String,
 }
 
-fn params(common_name: &str, names: &[&str]) -> CertificateParams {
+pub(super) fn params(common_name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -55,12 +55,16 @@ impl Authority {
     }
 
     pub(super) fn leaf_until(&self, common_name: &str, names: &[&str], year: i32) -> Pair {
-        let key = KeyPair::generate().unwrap();
         let mut params = params(common_name, names);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        self.sign(&params)
+    }
+
+    /// A certificate with these parameters.
+    pub(super) fn sign(&self, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
         Pair {
-            certificate,
+            certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
             key: key.serialize_pem(),
         }
     }

@@ -166,7 +166,7 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn date(seconds: i64) -> String {
+pub(super) fn date(seconds: i64) -> String {
     u64::try_from(seconds)
         .ok()
         .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
@@ -287,7 +287,7 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
 }
 
 /// The kinds of the blocks of a PEM text, for messages only.
-fn block_kinds(text: &[u8]) -> Vec<String> {
+pub(super) fn block_kinds(text: &[u8]) -> Vec<String> {
     let mut kinds: Vec<String> = String::from_utf8_lossy(text)
         .lines()
         .filter_map(|line| {

@@ -15,8 +15,11 @@ use super::options::ServerOptions;
 use super::server::ServerTls;
 use super::store::{CertStore, normal_name};
 use crate::config::Resources;
-use crate::config::dynamic::{Certificate, Tls, TlsOptions};
+use crate::config::dynamic::{Certificate, ClientAuthType, Tls, TlsOptions};
 use crate::diag::{Diagnostic, did_you_mean};
+
+/// The number of options that cannot be served: no connection has it.
+const CLOSED: u32 = u32::MAX;
 
 /// How to mend a file that cannot be read.
 pub(super) const UNREADABLE: &str =
@@ -40,6 +43,8 @@ pub(super) struct Slot {
     /// See [`ServerTls::options_for_host`].
     pub(super) id: u32,
     pub(super) name: String,
+    /// What is asked of clients, see [`TlsSetup::client_auth_of`].
+    pub(super) client_auth: u32,
     /// `None`: broken or unknown.
     pub(super) options: Option<ServerOptions>,
 }
@@ -72,10 +77,19 @@ impl TlsSetup {
         let mut slots = BTreeMap::new();
         for (name, options) in named {
             let path = format!("tls.options.{name}");
-            let options = ServerOptions::build(options, &path, (&store, fingerprint), cache, &mut diagnostics);
+            let client_auth = match options.client_auth_type() {
+                ClientAuthType::NoClientCert => 0,
+                _ => cache.client_auth_id(&format!("{:?}", options.client_auth)),
+            };
+            let certificates = (&store, fingerprint);
+            let options = ServerOptions::build(options, &path, certificates, resources, cache, &mut diagnostics);
             let slot = Slot {
-                id: cache.option_id(name),
+                id: match options {
+                    Some(_) => cache.option_id(name, client_auth),
+                    None => CLOSED,
+                },
                 name: name.to_owned(),
+                client_auth,
                 options,
             };
             slots.insert(name.to_owned(), Arc::new(slot));
@@ -98,6 +112,18 @@ impl TlsSetup {
         &self.store
     }
 
+    /// What the options of this name (as in [`RouterTls::options`]) ask of clients, as a number: 0 is nothing.
+    ///
+    /// A router may answer only over a connection with the same [`TlsInfo::client_auth_id`], unless it is 0: of several
+    /// routers for one host, each with its options, only one has them served, and a connection may be older than the
+    /// configuration. The number stays the same while a reload does not change the section `clientAuth`; the contents
+    /// of its files may change.
+    ///
+    /// [`TlsInfo::client_auth_id`]: super::server::TlsInfo::client_auth_id
+    pub fn client_auth_of(&self, options: &str) -> u32 {
+        self.slots.get(options_name(options)).map_or(0, |slot| slot.client_auth)
+    }
+
     /// Binds the options to the hosts of the routers of one entry point.
     ///
     /// Errors carry the path of their router, which must not be served.
@@ -115,21 +141,22 @@ impl TlsSetup {
     }
 
     fn slot_of(&self, router: &RouterTls<'_>, diagnostics: &mut Vec<Diagnostic>) -> Option<Arc<Slot>> {
-        let name = router.options.strip_suffix("@file").unwrap_or(router.options);
-        let slot = match self.slots.get(if name.is_empty() { DEFAULT_OPTIONS } else { name }) {
+        let name = options_name(router.options);
+        let slot = match self.slots.get(name) {
             Some(slot) => Arc::clone(slot),
             None => {
                 diagnostics.push(self.unknown_options(router, name));
                 Arc::new(Slot {
-                    id: u32::MAX,
+                    id: CLOSED,
                     name: name.to_owned(),
+                    client_auth: 0,
                     options: None,
                 })
             }
         };
         let any_host = router.hosts.is_empty() || router.hosts.iter().any(|host| host == "*");
-        if any_host && slot.id != self.default.id {
-            if slot.id != u32::MAX {
+        if any_host && slot.name != self.default.name {
+            if self.slots.contains_key(name) {
                 diagnostics.push(no_host(router, name));
             }
             return None;
@@ -144,6 +171,14 @@ impl TlsSetup {
             Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic.help(format!("add `tls.options.{name}`")),
         }
+    }
+}
+
+/// The name of the options that a router means.
+fn options_name(options: &str) -> &str {
+    match options.strip_suffix("@file").unwrap_or(options) {
+        "" => DEFAULT_OPTIONS,
+        name => name,
     }
 }
 
@@ -299,10 +334,10 @@ pub(super) fn load_pair(
     }
 }
 
-/// The hosts of an entry point's routers while they are collected.
+/// The hosts of an entry point's routers while they are collected: for each its routers and their options.
 #[derive(Debug, Default)]
 struct HostOptions<'a> {
-    hosts: HashMap<String, (Arc<Slot>, Vec<&'a str>, bool)>,
+    hosts: HashMap<String, Vec<(Arc<Slot>, &'a str)>>,
 }
 
 impl<'a> HostOptions<'a> {
@@ -310,52 +345,59 @@ impl<'a> HostOptions<'a> {
         if host == "*" {
             return;
         }
-        match self.hosts.get_mut(normal_name(host).as_ref()) {
-            None => {
-                self.hosts
-                    .insert(normal_name(host).into_owned(), (Arc::clone(slot), vec![router], false));
-            }
-            Some((first, _, _)) if first.name == slot.name => {}
-            Some((first, routers, conflict)) => {
-                // Closed beats everything: what cannot be served is not opened by a second router.
-                if slot.options.is_none() && first.options.is_some() {
-                    *first = Arc::clone(slot);
-                }
-                routers.push(router);
-                *conflict = true;
-            }
-        }
+        let found = self.hosts.entry(normal_name(host).into_owned()).or_default();
+        found.push((Arc::clone(slot), router));
     }
 
     fn finish(self, setup: &TlsSetup, diagnostics: &mut Vec<Diagnostic>) -> ServerTls {
         let mut exact = HashMap::with_capacity(self.hosts.len());
         let mut wildcard = HashMap::new();
-        let mut conflicts: Vec<(String, Vec<&str>)> = Vec::new();
-        for (host, (slot, routers, conflict)) in self.hosts {
-            let slot = if conflict && slot.options.is_some() {
-                Arc::clone(&setup.default)
-            } else {
-                slot
-            };
-            if conflict {
-                conflicts.push((host.clone(), routers));
+        let mut conflicts = Vec::new();
+        for (host, found) in self.hosts {
+            let (first, _) = &found[0];
+            let mut slot = Arc::clone(first);
+            if found.iter().any(|(other, _)| other.name != first.name) {
+                // Closed beats everything: what cannot be served is not opened by a second router.
+                let closed = found.iter().find(|(slot, _)| slot.options.is_none());
+                slot = Arc::clone(closed.map_or(&setup.default, |(slot, _)| slot));
+                conflicts.push((host.clone(), found));
             }
             match host.strip_prefix("*.") {
                 Some(parent) => wildcard.insert(parent.into(), slot),
                 None => exact.insert(host.into_boxed_str(), slot),
             };
         }
-        conflicts.sort();
-        diagnostics.extend(conflicts.iter().map(|(host, routers)| conflict(host, routers)));
+        conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (host, found) in &conflicts {
+            diagnostics.extend(conflict(host, found, &setup.default));
+        }
         let (store, default) = (Arc::clone(&setup.store), Arc::clone(&setup.default));
         ServerTls::new(store, exact, wildcard, default, Arc::clone(&setup.challenges))
     }
 }
 
-fn conflict(host: &str, routers: &[&str]) -> Diagnostic {
-    Diagnostic::warning(
-        format!("{}.tls.options", routers[0]),
-        format!("routers for the host `{host}` name different TLS options: `default` is used for it"),
-    )
-    .help(format!("the routers: {}", routers.join(", ")))
+/// Says that routers disagree about a host. Those that ask for client certificates, other than `default` does, cannot be
+/// served: nobody would be asked.
+fn conflict(host: &str, found: &[(Arc<Slot>, &str)], default: &Slot) -> Vec<Diagnostic> {
+    const SHOWN: usize = 8;
+    let routers: Vec<&str> = found.iter().map(|(_, router)| *router).take(SHOWN).collect();
+    let help = format!("the routers: {}", routers.join(", "));
+    let path = |router: &str| format!("{router}.tls.options");
+    let refused = found
+        .iter()
+        .filter(|(slot, _)| slot.client_auth != 0 && slot.client_auth != default.client_auth);
+    let errors = refused.map(|(slot, router)| {
+        let message = format!(
+            "routers for the host `{host}` name different TLS options, so `default` is used for it, and the client \
+             certificates of `{}` would not be asked for",
+            slot.name
+        );
+        Diagnostic::error(path(router), message).help(help.clone())
+    });
+    let mut all: Vec<Diagnostic> = errors.collect();
+    if all.is_empty() {
+        let message = format!("routers for the host `{host}` name different TLS options: `default` is used for it");
+        all.push(Diagnostic::warning(path(routers[0]), message).help(help));
+    }
+    all
 }

@@ -343,3 +343,15 @@ fn many_fields_in_one_h2_head_are_refused() {
     assert_eq!(backend.count(), 0);
     gateway.h2().send("GET", "/", &headers[..100], None).assert_status(200);
 }
+
+#[test]
+fn a_connection_has_its_share_of_time_and_requests_by_http2_too() {
+    let backend = Backend::start();
+    for line in ["keepAliveMaxTime: 1ms", "keepAliveMaxRequests: 3"] {
+        let gateway = gateway().to(&backend).web(&format!("transport: {{{line}}}")).run();
+        let mut client = gateway.h2();
+        client.get("/").assert_status(200);
+        // What is sent before the client has heard of it is served.
+        assert_eventually!(client.try_send("GET", "/", &[], None).is_err(), "{line}");
+    }
+}

@@ -17,6 +17,7 @@ mod alerts;
 mod auth;
 mod balancing;
 mod cli;
+mod client_certificates;
 mod discovery;
 mod drain;
 mod errors;

@@ -257,3 +257,35 @@ fn https_backends_are_verified() {
         gateway.get("/").send().assert_status(502);
     }
 }
+
+#[test]
+fn a_hello_that_comes_byte_by_byte_has_the_time_of_the_first_head() {
+    only_gantry!();
+    let backend = Backend::start();
+    let (setup, _) = setup(&backend, &["a.test"], "");
+    let line = "transport: {respondingTimeouts: {headerTimeout: 400ms}}";
+    let gateway = setup.websecure(line).run();
+    let mut client = Client::connect(gateway.websecure());
+    client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+    // Each byte comes in time; all of them together do not.
+    let begin = std::time::Instant::now();
+    while client.try_send(b"x").is_ok() {
+        assert!(begin.elapsed() < DEADLINE);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let failed = "gantry_tls_handshakes_total{entrypoint=\"websecure\",result=\"failure\"} 1";
+    assert_eventually!(gateway.admin("/metrics").text().contains(failed));
+}
+
+#[test]
+fn a_client_that_says_nothing_after_its_handshake_is_ended() {
+    only_gantry!();
+    let backend = Backend::start();
+    let (setup, _) = setup(&backend, &["a.test"], "");
+    let line = "transport: {respondingTimeouts: {headerTimeout: 400ms}}";
+    let gateway = setup.websecure(line).run();
+    for offered in [&["http/1.1"][..], &["h2"]] {
+        let mut client = gateway.tls("a.test").offering(offered).connect();
+        while !client.is_ended() {}
+    }
+}

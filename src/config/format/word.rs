@@ -5,8 +5,7 @@ use crate::config::decode::Decoder;
 use crate::config::log::LogLevel;
 use crate::config::node::Node;
 use crate::config::service::SameSite;
-use crate::config::settings::{Format, Keys, Setting};
-use crate::config::tls::{ClientAuth, ClientAuthType};
+use crate::config::settings::{Format, Setting};
 
 /// The language of rules.
 #[derive(Debug)]
@@ -115,40 +114,4 @@ impl Format<bool> for NotYet {
     fn show(value: &bool) -> Option<String> {
         value.show()
     }
-}
-
-/// Client certificates are not asked for yet, and a file that wants them must not be served without.
-#[derive(Debug)]
-pub struct NoClientCertOnly;
-
-impl Format<Option<ClientAuth>> for NoClientCertOnly {
-    fn type_name() -> String {
-        ClientAuth::type_name()
-    }
-    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Option<ClientAuth>> {
-        let auth = ClientAuth::decode(node, decoder)?;
-        let named = node
-            .entries()
-            .iter()
-            .any(|entry| entry.key.eq_ignore_ascii_case("clientAuthType"));
-        let nothing_asked = named && auth.client_auth_type == ClientAuthType::NoClientCert;
-        if !(auth.ca_files.is_empty() || nothing_asked) {
-            decoder.unsupported(
-                decoder.here(),
-                "clientAuth",
-                "`caFiles` alone asks each client for a certificate, which is not built yet; \
-                 use `ipAllowList` or `basicAuth`",
-            );
-            return None;
-        }
-        Some(Some(auth))
-    }
-    fn show(_: &Option<ClientAuth>) -> Option<String> {
-        None
-    }
-    fn keys() -> Option<&'static Keys> {
-        ClientAuth::keys()
-    }
-    const SCALAR: bool = false;
-    const TAKES_NOTHING: bool = true;
 }

@@ -1,6 +1,6 @@
 //! What Prometheus reads: text of the exposition format 0.0.4, OpenMetrics 1.0 or protobuf where the scraper asks for it.
 //!
-//! Whoever renders names families and values; the format is this file's and [`super::protobuf`]'s business.
+//! Whoever renders names families and values; the format is this file's and `protobuf`'s business.
 
 use std::borrow::Cow;
 use std::io::Write;

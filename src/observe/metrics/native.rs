@@ -4,7 +4,7 @@
 //! This is schema 3 of Prometheus' native histograms
 //! (<https://prometheus.io/docs/specs/native_histograms/>): bucket `i` holds what is greater than 2^((i-1)/8) and at most
 //! 2^(i/8). Only buckets that hold something take room. Two forms: [`NativeHistogram`] for one thread or a lock, and
-//! [`NativeCells`] for a worker that counts while others read.
+//! `NativeCells` for a worker that counts while others read.
 //!
 //! Invariants: the number of buckets has a bound that no sample can pass, and no count goes back.
 

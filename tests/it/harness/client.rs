@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 
 use super::DEADLINE;
-use super::certificate::AnyCertificate;
+use super::certificate::{AnyCertificate, Certificate};
 use super::message::{Body, Framing, Head, framing, latin1, read_body, read_head};
 
 trait Stream: Read + Write + Send + std::fmt::Debug {}
@@ -59,6 +60,7 @@ pub struct Client {
     socket: TcpStream,
     certificate: Option<Vec<u8>>,
     protocol: Option<Vec<u8>>,
+    resumed: bool,
 }
 
 impl Client {
@@ -70,6 +72,7 @@ impl Client {
             socket,
             certificate: None,
             protocol: None,
+            resumed: false,
         }
     }
 
@@ -172,6 +175,11 @@ impl Client {
     /// The server's certificate (DER).
     pub fn certificate(&self) -> &[u8] {
         self.certificate.as_deref().expect("a TLS connection")
+    }
+
+    /// Whether the handshake has resumed an earlier session.
+    pub const fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// The protocol that ALPN chose.
@@ -294,6 +302,7 @@ impl Request {
             socket,
             certificate: None,
             protocol: None,
+            resumed: false,
         };
         // An answer may come before the body is read to its end.
         let _early = client.try_send(self.bytes());
@@ -308,6 +317,8 @@ pub struct Tls {
     pub(super) name: String,
     protocols: Vec<Vec<u8>>,
     versions: Vec<&'static rustls::SupportedProtocolVersion>,
+    shows: Option<Arc<CertifiedKey>>,
+    sessions: Option<Arc<ClientConfig>>,
 }
 
 impl Tls {
@@ -317,6 +328,8 @@ impl Tls {
             name: name.into(),
             protocols: Vec::new(),
             versions: rustls::ALL_VERSIONS.to_vec(),
+            shows: None,
+            sessions: None,
         }
     }
 
@@ -332,6 +345,26 @@ impl Tls {
         self
     }
 
+    /// The certificate to show when the gateway asks for one.
+    pub fn showing(mut self, certificate: &Certificate) -> Self {
+        self.shows = Some(certificate.certified());
+        self
+    }
+
+    /// Remembers sessions: what is made of clones of this resumes them.
+    pub fn remembering(mut self) -> Self {
+        self.sessions = Some(Arc::new(self.config()));
+        self
+    }
+
+    /// The status of the answer to a GET on a new connection, or why there is none. By TLS 1.3 the gateway judges a
+    /// client's certificate after the client's own part of the handshake.
+    pub fn try_get(self, host: &str, target: &str) -> io::Result<Reply> {
+        let mut client = self.try_connect()?;
+        client.try_send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))?;
+        client.try_reply("GET")
+    }
+
     pub(super) fn config(&self) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&self.versions);
@@ -342,6 +375,9 @@ impl Tls {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols.clone_from(&self.protocols);
+        if let Some(shown) = &self.shows {
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(shown)));
+        }
         config
     }
 
@@ -357,8 +393,8 @@ impl Tls {
 
     pub fn try_connect(self) -> io::Result<Client> {
         let mut socket = open(self.address, None)?;
-        let mut connection =
-            ClientConnection::new(Arc::new(self.config()), self.server_name()).map_err(io::Error::other)?;
+        let config = self.sessions.clone().unwrap_or_else(|| Arc::new(self.config()));
+        let mut connection = ClientConnection::new(config, self.server_name()).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
@@ -367,6 +403,7 @@ impl Tls {
             .and_then(|chain| chain.first())
             .map(|der| der.to_vec());
         let protocol = connection.alpn_protocol().map(<[u8]>::to_vec);
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let twin = socket.try_clone()?;
         let stream = StreamOwned::new(connection, socket);
         Ok(Client {
@@ -374,6 +411,7 @@ impl Tls {
             socket: twin,
             certificate,
             protocol,
+            resumed,
         })
     }
 }

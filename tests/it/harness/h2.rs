@@ -72,7 +72,7 @@ impl H2 {
         self.send("GET", target, &[], None)
     }
 
-    /// Sends a request; `body` without a `content-length` among the headers goes without one.
+    /// Sends a request, for another host where `target` is a whole URL; `body` without a `content-length` among the headers goes without one.
     #[track_caller]
     pub fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Reply {
         self.try_send(method, target, headers, body).unwrap()
@@ -85,9 +85,11 @@ impl H2 {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Reply, h2::Error> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}://app.test{target}", self.scheme));
+        let uri = match target.split_once("://") {
+            Some(_) => target.to_owned(),
+            None => format!("{}://app.test{target}", self.scheme),
+        };
+        let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
