@@ -297,13 +297,13 @@ impl Resolver {
     fn failed(&mut self, keys: &[String], failure: &Failure) {
         let now = SystemTime::now();
         let retry_after = self.authority.take_retry_after();
+        // One for all: what failed together is tried together, so that an authority that is down is not asked once a name.
+        let chance = fastrand::f64();
         for key in keys {
             let Some(state) = self.states.get_mut(key) else {
                 continue;
             };
-            state.attempts = state
-                .attempts
-                .failed(failure.trouble, retry_after, now, fastrand::f64());
+            state.attempts = state.attempts.failed(failure.trouble, retry_after, now, chance);
             self.metrics.acme_order(&self.name, false);
             let next = state.attempts.next.map(httpdate::fmt_http_date).unwrap_or_default();
             tracing::error!(
