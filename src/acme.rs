@@ -68,6 +68,14 @@ impl Acme {
                 .filter(|value| !value.contains("-----BEGIN"));
             let resources = Resources::load(files.cloned());
             match Resolver::open(name, acme, context, &resources, (&published, wanted.subscribe())) {
+                // Each would write over what the other has got.
+                Ok(resolver) if resolvers.iter().any(|other: &Resolver| other.shares_storage(&resolver)) => {
+                    tracing::error!(
+                        "the certificates resolver `{name}` is left out: its storage `{}` is that of another one by \
+                         another path; give each its own file",
+                        acme.storage
+                    );
+                }
                 Ok(resolver) => resolvers.push(resolver),
                 Err(error) => tracing::error!("the certificates resolver `{name}` is left out: {error}"),
             }

@@ -75,7 +75,7 @@ pub fn compile(context: &Context, dynamic: &Dynamic, resources: &Resources, gene
     let feedback = feedback(context, resources, &mut diagnostics);
     let (mut plans, wanted) = routers::build(context, dynamic, resources, &services, &setup, &mut diagnostics);
     for (entry_point, plan) in context.entry_points.iter().zip(&mut plans) {
-        entry_points::internal(context, entry_point, feedback.as_ref(), plan);
+        entry_points::internal(context, entry_point, feedback.as_ref(), &setup, plan);
     }
     services.mark_models(
         plans

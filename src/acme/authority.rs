@@ -122,7 +122,8 @@ impl Inner {
         tokio::spawn(connection);
         let head = timeout(self.head_limit, sender.send_request(request)).await;
         let head = head.map_err(|_| format!("no answer within {} s", self.head_limit.as_secs()))?;
-        let (parts, body) = head.map_err(|e| e.to_string())?.into_parts();
+        let (mut parts, body) = head.map_err(|e| e.to_string())?.into_parts();
+        bound_retry_after(&mut parts.headers);
         if matches!(
             parts.status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
@@ -147,6 +148,15 @@ impl Inner {
             }
         }
         Err(format!("{host}:{port}: {last}"))
+    }
+}
+
+/// The ACME crate adds the seconds to the clock: what no clock can hold would end the order by a panic.
+fn bound_retry_after(headers: &mut HeaderMap) {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let seconds = seconds.and_then(|value| value.trim().parse::<u64>().ok());
+    if seconds.is_some_and(|seconds| seconds > u32::MAX.into()) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(u32::MAX));
     }
 }
 
@@ -225,6 +235,25 @@ mod tests {
         let asked = authority.take_retry_after().unwrap().duration_since(before).unwrap();
         assert!((700..710).contains(&asked.as_secs()), "{asked:?}");
         assert_eq!(authority.take_retry_after(), None);
+    }
+
+    #[tokio::test]
+    async fn no_later_is_later_than_a_clock_can_say() {
+        let answer = format!(
+            "HTTP/1.1 503 x\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n",
+            u64::MAX
+        );
+        let (authority, status) = ask(answer.into_bytes(), true).await;
+        assert_eq!(status, Ok(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(authority.take_retry_after() > Some(SystemTime::now()));
+        let bounded = |value: &'static str| {
+            let mut headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+            bound_retry_after(&mut headers);
+            headers[RETRY_AFTER].clone()
+        };
+        assert_eq!(bounded("+18446744073709551615"), "4294967295");
+        assert_eq!(bounded("4294967295"), "4294967295");
+        assert_eq!(bounded("soon"), "soon");
     }
 
     #[tokio::test]

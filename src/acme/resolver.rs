@@ -99,6 +99,11 @@ impl Resolver {
         Ok(resolver)
     }
 
+    /// Whether both keep their certificates in the same file.
+    pub(super) fn shares_storage(&self, other: &Self) -> bool {
+        self.storage.path() == other.storage.path()
+    }
+
     /// Works for as long as the process lives.
     pub(super) async fn run(mut self) {
         let mut account = None;
@@ -201,13 +206,14 @@ impl Resolver {
     }
 
     fn due_at(&self, key: &str, state: &State, now: SystemTime) -> SystemTime {
+        let renewed = self.held_for(key, now).map(|held| self.renewal(&held.info));
+        state.attempts.due(renewed, now)
+    }
+
+    fn renewal(&self, info: &CertificateInfo) -> SystemTime {
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let rule = self.acme.certificates_duration.map(hours);
-        let renewed = self.held_for(key, now).map(|held| {
-            let (from, until) = (storage::time(held.info.not_before), storage::time(held.info.not_after));
-            renewal(from, until, rule)
-        });
-        state.attempts.due(renewed)
+        renewal(storage::time(info.not_before), storage::time(info.not_after), rule)
     }
 
     fn due(&self, now: SystemTime, running: &BTreeSet<String>) -> Vec<String> {
@@ -267,15 +273,17 @@ impl Resolver {
         match outcome {
             Ok(stored) => {
                 self.storage.put(&stored);
+                self.read_held();
+                let now = SystemTime::now();
+                let held = self.held_for(&key, now).map(|held| &held.info);
+                let until = held.map(|info| storage::time(info.not_after));
+                let (renewed, end) = (held.map(|info| self.renewal(info)), until.unwrap_or(now));
                 if let Some(state) = self.states.get_mut(&key) {
-                    state.attempts = Attempts::default();
+                    state.attempts = Attempts::succeeded(now, renewed.unwrap_or(now), end);
                 }
                 self.keep_attempts();
                 self.write().await;
-                self.read_held();
                 self.metrics.acme_order(&self.name, true);
-                let now = SystemTime::now();
-                let until = self.held_for(&key, now).map(|held| storage::time(held.info.not_after));
                 let until = until.map(httpdate::fmt_http_date);
                 tracing::info!(
                     target: LIFECYCLE, resolver = %self.name, names = %key, until = until.unwrap_or_default(),

@@ -60,10 +60,24 @@ impl Attempts {
         }
     }
 
-    /// When to ask for a certificate: `renewal` is when the one that is held is to be renewed, if there is one.
-    pub(super) fn due(self, renewal: Option<SystemTime>) -> SystemTime {
+    /// What a success at `now` leads to, with a certificate that ends at `until` and is to be renewed at `renewal`. By a
+    /// clock that is ahead, or with an authority that hands out old certificates, that may be at once: each would be
+    /// followed by the next without a pause.
+    pub(super) fn succeeded(now: SystemTime, renewal: SystemTime, until: SystemTime) -> Self {
+        let left = until.duration_since(now).unwrap_or_default();
+        let pause = (left / 3).clamp(REFUSED, RETRY_AFTER_MAX);
+        Self {
+            failures: 0,
+            next: (renewal <= now).then(|| now + pause),
+        }
+    }
+
+    /// When to ask for a certificate: `renewal` is when the one that is held is to be renewed, if there is one. A pause
+    /// that is longer than any can be was noted by a clock that was ahead, and does not hold.
+    pub(super) fn due(self, renewal: Option<SystemTime>, now: SystemTime) -> SystemTime {
         let wanted = renewal.unwrap_or(UNIX_EPOCH);
-        self.next.map_or(wanted, |next| next.max(wanted))
+        let next = self.next.filter(|next| *next <= now + RETRY_AFTER_MAX);
+        next.map_or(wanted, |next| next.max(wanted))
     }
 }
 
@@ -126,14 +140,36 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_due_at_once_and_what_failed_later() {
-        assert!(Attempts::default().due(None) < at(1));
+        let now = at(40);
+        assert!(Attempts::default().due(None, now) < at(1));
         let failed = Attempts {
             failures: 1,
             next: Some(at(50)),
         };
-        assert_eq!(failed.due(None), at(50));
-        assert_eq!(failed.due(Some(at(70))), at(70));
-        assert_eq!(Attempts::default().due(Some(at(70))), at(70));
+        assert_eq!(failed.due(None, now), at(50));
+        assert_eq!(failed.due(Some(at(70)), now), at(70));
+        assert_eq!(Attempts::default().due(Some(at(70)), now), at(70));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_stops_nothing() {
+        let year = Duration::from_secs(365 * 86400);
+        let now = at(1_000_000);
+        let failed = Attempts::default().failed(Trouble::Refused, None, now + year, 0.0);
+        assert_eq!(failed.due(None, now), UNIX_EPOCH);
+        let asked = Some(now + year);
+        let longest = Attempts::default().failed(Trouble::Refused, asked, now, 1.0);
+        assert_eq!(longest.due(None, now), now + RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn a_certificate_that_comes_old_is_not_followed_at_once() {
+        let now = at(1_000_000);
+        let next = |renewal, until| Attempts::succeeded(now, at(renewal), at(until)).next;
+        assert_eq!(next(1_000_001, 1_000_005), None);
+        assert_eq!(next(900_000, 1_009_000), Some(at(1_003_000)));
+        assert_eq!(next(900_000, 1_000_010), Some(now + REFUSED));
+        assert_eq!(next(900_000, 9_000_000), Some(now + RETRY_AFTER_MAX));
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Storage {
         Ok(Self { path, resolver, root })
     }
 
+    /// The file itself: absolute, through symlinks.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn part(&self) -> Option<&Map<String, Value>> {
         self.root.get(&self.resolver)?.as_object()
     }
@@ -264,9 +269,11 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Seconds since 1970 as a time.
+/// Seconds since 1970 as a time. What lies before 1970 or after the year 9999 is cut: a date in a certificate can lie
+/// there by its time zone, and could not be written as text.
 pub(super) fn time(seconds: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    const END: u64 = 253_402_300_799;
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(END))
 }
 
 #[cfg(test)]
@@ -354,6 +361,18 @@ mod tests {
         }
         let error = Storage::open(Path::new("/nowhere/acme.json"), "le").unwrap_err();
         assert!(error.to_string().contains("cannot open the storage"), "{error}");
+    }
+
+    #[test]
+    fn times_can_be_written() {
+        for (seconds, expected) in [
+            (i64::MIN, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (1_893_456_000, "Tue, 01 Jan 2030 00:00:00 GMT"),
+            (253_402_300_800, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            (i64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(httpdate::fmt_http_date(time(seconds)), expected);
+        }
     }
 
     #[test]

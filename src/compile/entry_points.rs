@@ -16,6 +16,7 @@ use crate::middleware::redirect_scheme::{RedirectScheme, entry_point_port};
 use crate::router::Entry;
 use crate::rule;
 use crate::service::{Internal, Service};
+use crate::tls::server::TlsSetup;
 
 /// The entry point that is made when ping, metrics or feedback want one: Traefik's name for it.
 pub(crate) const ADMIN: &str = "traefik";
@@ -35,9 +36,19 @@ pub(super) fn internal(
     context: &Context,
     entry_point: &Arc<EntryPoint>,
     feedback: Option<&Arc<Feedback>>,
+    setup: &TlsSetup,
     plan: &mut Plan,
 ) {
     let settings = &context.settings;
+    let tls = settings.entry_points.get(&entry_point.name);
+    let tls = tls.and_then(|e| e.http.tls.as_ref());
+    // Their rules name no host, so they are reached at hosts of all options. Those that tell or take something want the
+    // client certificate that a router without a host would want here.
+    let client_auth = setup.client_auth_of(tls.map_or("", |tls| tls.options.as_str()));
+    let asks = Asks {
+        client_auth,
+        refuses_clear: tls.is_some() && client_auth != 0,
+    };
     let proves = settings.certificates_resolvers.values().any(|resolver| {
         let acme = resolver.acme.as_ref();
         acme.and_then(|acme| acme.http_challenge.as_ref())
@@ -46,7 +57,13 @@ pub(super) fn internal(
     if proves {
         let service = Service::Internal(Internal::Acme(context.tls.challenges()));
         let router = plan_internal(context, entry_point, "acme-http@internal", Vec::new(), &service);
-        add(plan, router, "PathPrefix(`/.well-known/acme-challenge/`)", i64::MAX);
+        add(
+            plan,
+            router,
+            "PathPrefix(`/.well-known/acme-challenge/`)",
+            i64::MAX,
+            Asks::default(),
+        );
     }
     let takes_feedback = settings
         .feedback
@@ -55,7 +72,7 @@ pub(super) fn internal(
     if let Some(feedback) = feedback.filter(|_| takes_feedback) {
         let service = Service::Internal(Internal::Feedback(Arc::clone(feedback)));
         let router = plan_internal(context, entry_point, "feedback@internal", Vec::new(), &service);
-        add(plan, router, "PathPrefix(`/feedback/`)", i64::MAX);
+        add(plan, router, "PathPrefix(`/feedback/`)", i64::MAX, asks);
     }
     if let Some(ping) = &settings.ping
         && !ping.manual_routing
@@ -67,6 +84,7 @@ pub(super) fn internal(
             plan_internal(context, entry_point, "ping@internal", Vec::new(), &service),
             "PathPrefix(`/ping`)",
             i64::MAX,
+            Asks::default(),
         );
     }
     if let Some(prometheus) = settings.metrics.as_ref().and_then(|m| m.prometheus.as_ref())
@@ -89,7 +107,7 @@ pub(super) fn internal(
         for (name, rule, service) in own {
             let service = Service::Internal(service);
             let router = plan_internal(context, entry_point, name, Vec::new(), &service);
-            add(plan, router, rule, i64::MAX);
+            add(plan, router, rule, i64::MAX, asks);
         }
     }
     let redirection = settings
@@ -105,6 +123,7 @@ pub(super) fn internal(
             plan_internal(context, entry_point, &name, vec![Arc::new(redirect)], &noop),
             "HostRegexp(`^.+$`)",
             to.priority,
+            Asks::default(),
         );
     }
 }
@@ -226,20 +245,33 @@ fn plan_internal(
     }
 }
 
-fn add(plan: &mut Plan, router: RouterPlan, text: &str, priority: i64) {
+/// What an internal router asks of its clients.
+#[derive(Clone, Copy, Default)]
+struct Asks {
+    /// Over TLS, see [`RouterPlan::client_auth`].
+    client_auth: u32,
+    /// Whether it is for TLS only: in clear text, nobody can show a certificate.
+    refuses_clear: bool,
+}
+
+fn add(plan: &mut Plan, router: RouterPlan, text: &str, priority: i64, asks: Asks) {
     let rule = Arc::new(rule::parse(text).expect("the rules of internal routers are right"));
-    let router = Arc::new(router);
     // A redirection concerns clear text only; the others answer however they are asked.
     if !router.name.contains("-to-") {
         plan.secure.push(Entry {
             rule: Arc::clone(&rule),
             priority,
-            value: Arc::clone(&router),
+            value: Arc::new(RouterPlan {
+                client_auth: asks.client_auth,
+                ..router.clone()
+            }),
         });
     }
-    plan.plain.push(Entry {
-        rule,
-        priority,
-        value: router,
-    });
+    if !asks.refuses_clear {
+        plan.plain.push(Entry {
+            rule,
+            priority,
+            value: Arc::new(router),
+        });
+    }
 }

@@ -32,7 +32,7 @@ pub struct EntryPointPlan {
 }
 
 /// A router, ready to run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouterPlan {
     /// Its qualified name, `mri@file`.
     pub name: String,

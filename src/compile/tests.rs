@@ -251,3 +251,42 @@ fn certificates_are_wanted_once_for_each_set_of_names() {
     assert_eq!(told, expected);
     assert_eq!(served(&compiled)[1].1, 5, "they are served all the same");
 }
+
+#[test]
+fn what_gantry_tells_of_itself_asks_for_the_client_certificates_of_its_entry_point() {
+    let any = "{clientAuth: {clientAuthType: RequireAnyClientCert}}";
+    let request = "{clientAuth: {clientAuthType: RequestClientCert}}";
+    let text = format!("tls: {{options: {{default: {any}, named: {request}}}}}");
+    let decoded = decode_dynamic("dynamic.yaml", &text);
+    for (fixed, options, in_clear) in [("", "", Some(0)), ("http: {tls: {options: named}}", "named", None)] {
+        let context = context(&format!(
+            "entryPoints: {{a: {{address: \":1\", {fixed}}}}}\nping: {{entryPoint: a}}\nmetrics: {{prometheus: \
+             {{entryPoint: a}}}}\n"
+        ));
+        let compiled = compile(&context, &decoded.value, &Resources::default(), 1);
+        let (setup, _) = TlsSetup::build(&decoded.value.tls, &Resources::default(), &context.tls);
+        let asked = setup.client_auth_of(options);
+        assert_ne!(asked, 0);
+        let headers = ::http::HeaderMap::new();
+        let plan = &compiled.snapshot.entry_points[0];
+        let asks = |routers: &crate::router::Index<Arc<snapshot::RouterPlan>>, path: &str| {
+            let facts = crate::rule::Facts {
+                host: "a.test",
+                path,
+                method: "GET",
+                headers: &headers,
+                query: None,
+                client_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            };
+            routers.find(&facts).map(|router| router.client_auth)
+        };
+        for path in ["/metrics", "/sd", "/federate"] {
+            assert_eq!(asks(&plan.secure, path), Some(asked));
+            assert_eq!(asks(&plan.plain, path), in_clear);
+        }
+        assert_eq!(
+            (asks(&plan.secure, "/ping"), asks(&plan.plain, "/ping")),
+            (Some(0), Some(0))
+        );
+    }
+}

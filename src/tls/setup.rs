@@ -117,11 +117,15 @@ impl TlsSetup {
     /// A router may answer only over a connection with the same [`TlsInfo::client_auth_id`], unless it is 0: of several
     /// routers for one host, each with its options, only one has them served, and a connection may be older than the
     /// configuration. The number stays the same while a reload does not change the section `clientAuth`; the contents
-    /// of its files may change.
+    /// of its files may change. Options that cannot be served have a number that no connection has: what they were to
+    /// ask is not known, so a router with them answers nobody, also where its rule reaches hosts of other options.
     ///
     /// [`TlsInfo::client_auth_id`]: super::server::TlsInfo::client_auth_id
     pub fn client_auth_of(&self, options: &str) -> u32 {
-        self.slots.get(options_name(options)).map_or(0, |slot| slot.client_auth)
+        match self.slots.get(options_name(options)) {
+            Some(slot) if slot.options.is_some() => slot.client_auth,
+            _ => CLOSED,
+        }
     }
 
     /// Binds the options to the hosts of the routers of one entry point.

@@ -244,12 +244,19 @@ fn default_options_with_an_error_open_nothing() {
         "{caFiles: [\"{dir}/none.pem\"]}",
     ] {
         let options = format!("    default: {{clientAuth: {auth}}}\n    other: {{sniStrict: false}}\n");
-        let rules = [("Host(`a.test`)", ""), ("Host(`b.test`)", "other")];
+        let rules = [
+            ("Host(`a.test`)", ""),
+            ("Host(`b.test`)", "other"),
+            ("PathPrefix(`/admin/`)", ""),
+        ];
         let gateway = gateway().dynamic(&routers(&backend, &rules, &options)).run();
         assert!(!comes_in(gateway.tls("a.test"), "a.test"), "{auth}");
         assert!(!comes_in(gateway.tls("nobody.test"), "a.test"), "{auth}");
         assert!(comes_in(gateway.tls("b.test"), "b.test"), "{auth}");
         gateway.tls("b.test").try_get("a.test", "/").unwrap().assert_status(421);
+        // The longer rule wins at the host of the other options, and what it was to ask for is not known.
+        let admin = gateway.tls("b.test").try_get("b.test", "/admin/");
+        admin.unwrap().assert_status(421);
     }
 }
 
