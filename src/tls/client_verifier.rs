@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
-use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::verify::{check_dates, parse, seconds};
 
 /// A certificate authority of the clients.
 #[derive(Debug, Clone)]
@@ -198,20 +199,10 @@ impl ClientCertVerifier for TrustedClients {
     }
 }
 
-fn seconds(now: UnixTime) -> i64 {
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
 /// Dates and purpose of a certificate that is trusted as it is.
 fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let now = seconds(now);
-    if now > parsed.validity().not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
-    }
-    if now < parsed.validity().not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
-    }
+    let parsed = parse(certificate)?;
+    check_dates(&parsed, now)?;
     match parsed.extended_key_usage() {
         Ok(Some(usage)) if !usage.value.any && !usage.value.client_auth => Err(CertificateError::InvalidPurpose.into()),
         Ok(_) => Ok(()),

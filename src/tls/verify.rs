@@ -50,7 +50,7 @@ impl ServerCertVerifier for TrustedServers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.listed.iter().any(|listed| listed == certificate) {
-            check_dates(certificate, now)?;
+            check_dates(&parse(certificate)?, now)?;
             rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -81,16 +81,27 @@ impl ServerCertVerifier for TrustedServers {
     }
 }
 
-fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now > parsed.validity().not_after.timestamp() {
+/// Whether a certificate that is trusted as it is, without a chain that would be looked at, is in its time.
+pub(super) fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let (validity, now) = (certificate.validity(), seconds(now));
+    if now > validity.not_after.timestamp() {
         return Err(CertificateError::Expired.into());
     }
-    if now < parsed.validity().not_before.timestamp() {
+    if now < validity.not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
     }
     Ok(())
+}
+
+/// A certificate's fields.
+pub(super) fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(parsed)
+}
+
+/// Seconds since 1970, as certificates count them.
+pub(super) fn seconds(now: UnixTime) -> i64 {
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Believes every certificate, but still demands that the server holds its key.
